@@ -1,0 +1,90 @@
+"""The words that rooms use to speak to each other: batch keys, data descriptions, predictions.
+
+Nothing here computes. A room that needs another room's result needs one of these types instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+AXIS = "data"  # the one mesh axis: examples are cut along it
+PARTS = ("train", "val", "test")
+UNLABELLED = -1
+
+# Keys of a batch, a dict of arrays whose leading axis is the example's slot in the batch.
+IMAGE = "image"  # [b, H, W, C] uint8 from a feed, float in [0, 1] once inside a step
+LABEL = "label"  # [b] int32, UNLABELLED where there is none
+MASK = "mask"  # [b] float, 0 for slots that only pad the batch to the number of devices
+SLOT = "slot"  # [b] int32, the example's slot in the *global* batch: what randomness is keyed by
+INDEX = "index"  # [b] int32, row of the part's table: which image this is
+
+Batch = dict[str, jax.Array]
+Tree = Any  # a nested dict of arrays
+Metrics = dict[str, jax.Array]  # name -> scalar, already reduced over devices
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+  """What a model or an objective may know about the data.
+
+  Attributes:
+    classes: class names in label order; empty for an unlabelled set.
+    image_shape: (height, width, channels) of what a feed delivers.
+    class_counts: images of each class in the training part.
+    train_size: images in the training part.
+    mean: per-channel mean of the training part's pixels, in [0, 1].
+    std: per-channel standard deviation of the same, in [0, 1].
+    synthetic: whether the images were drawn by a program; shown wherever results are.
+  """
+
+  classes: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  class_counts: tuple[int, ...]
+  train_size: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  synthetic: bool = False
+
+
+@flax.struct.dataclass
+class Outputs:
+  """What a network says about a batch, without randomness.
+
+  Attributes:
+    scores: [b, K] class probabilities, or None for a net without a classifier.
+    embedding: [b, D] pooled features.
+  """
+
+  scores: jax.Array | None
+  embedding: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """One row an image: the table that every metric is computed from.
+
+  Attributes:
+    ids: [n] path relative to the data root, or index as text.
+    groups: [n] patient, lesion or source: what is never cut across parts.
+    split: the part that was scored, one of `PARTS`.
+    labels: [n] int, index into `classes`.
+    scores: [n, K] float64 class probabilities.
+    classes: K class names.
+  """
+
+  ids: np.ndarray
+  groups: np.ndarray
+  split: str
+  labels: np.ndarray
+  scores: np.ndarray
+  classes: tuple[str, ...]
+
+  @property
+  def predicted(self) -> np.ndarray:
+    """[n] int, the class with the highest score; the first one on a tie."""
+    return self.scores.argmax(axis=1)

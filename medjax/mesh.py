@@ -1,0 +1,62 @@
+"""The device mesh, and the one way a per-replica function is mapped over it.
+
+A step is written for one replica with collectives over `contract.AXIS`, then mapped here by
+`jit(shard_map(...))`, which is what `jax.pmap` itself has become. Automatic sharding is never used:
+around a grouped convolution it gathers the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from medjax import contract
+
+REPLICATED = PartitionSpec()
+
+
+def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A one-axis mesh over `devices`, by default all of them."""
+  return Mesh(np.asarray(devices or jax.devices()), (contract.AXIS,))
+
+
+def cut(axis: int = 0) -> PartitionSpec:
+  """The spec of an array whose dimension `axis` is cut over the devices."""
+  return PartitionSpec(*[None] * axis, contract.AXIS)
+
+
+def padded(size: int, mesh: Mesh) -> int:
+  """The smallest multiple of the number of devices that holds `size` slots."""
+  return -(-size // mesh.size) * mesh.size
+
+
+def put(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
+  """Copies a tree of host arrays to the mesh: to every device, or cut by `spec`."""
+  return jax.device_put(tree, NamedSharding(mesh, spec))
+
+
+def mapped(
+  fn: Callable,
+  mesh: Mesh,
+  in_specs: Any,
+  out_specs: Any,
+  donate: tuple[int, ...] = (),
+) -> Callable:
+  """Jits `fn`, written for one replica, over the mesh.
+
+  Args:
+    fn: a function of arrays whose collectives name `contract.AXIS`.
+    mesh: from `make`.
+    in_specs, out_specs: a `PartitionSpec` (or tree prefix of them) an argument and result.
+    donate: positions of arguments whose buffers the result may take over.
+
+  Returns:
+    A jitted function of global arrays. `check_vma=False` keeps pmap's meaning of gradients: local
+    to the replica until the function itself reduces them.
+  """
+  inner = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+  return jax.jit(inner, donate_argnums=donate)
