@@ -1,0 +1,39 @@
+"""QuadSNet on COVID-CT, official split (425 train, 118 val, 203 test), 64 px.
+
+  python -m medjax.main --config=configs/quadsnet/covid_ct.py \
+    --config.data.root=FOLDER --workdir=runs/covid_ct
+
+`:paper` is the literal setting of Ali et al. 2021 (batch-norm momentum 0.99, margin loss, Adam
+1e-4, batch 32, no augmentation).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; variants `:paper` and `:smoke`."""
+  config = ConfigDict(
+    dict(
+      title="QuadSNet on COVID-CT",
+      data=dict(name="covid_ct", root=f"{common.DATA}/covid_ct", image_size=64),
+      augment=dict(name="cxr_safe", hflip=True),
+      model=dict(name="quadsnet", bn_momentum=0.9),
+      objective=dict(name="supervised", loss="softmax_ce", class_weights="balanced"),
+      optimizer=dict(name="adamw", lr=1e-3),
+      train=dict(batch_size=32, length="20 epochs"),
+    )
+  )
+  return common.choose(
+    arg, **{"": config, "paper": _paper(config), "smoke": common.smoke(config)}
+  )
+
+
+def _paper(config: ConfigDict) -> ConfigDict:
+  config = ConfigDict(config.to_dict())
+  config.augment = dict(name="none")
+  config.model = dict(name="quadsnet", bn_momentum=0.99)
+  config.objective = dict(name="supervised", loss="margin", class_weights="balanced")
+  config.optimizer = dict(name="adam", lr=1e-4, schedule="constant", warmup="0 %", clip=0.0)
+  return config

@@ -1,0 +1,45 @@
+"""Does pretraining on unlabelled images help on a small, imbalanced set? On synthetic images.
+
+  ./launch/local.sh --config=configs/quickstart.py --workdir=runs/quickstart
+
+A narrow Gray-MedNet learns by SimCLR from unlabelled phantoms, is fine-tuned on a few hundred
+labelled ones with a rare class, and is trained on the same from scratch; both are scored on one
+test part, with a paired interval over patients.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; `:smoke` is a few steps of it."""
+  config = ConfigDict(
+    dict(
+      title="Quickstart: does pretraining help on a small imbalanced set?",
+      data=dict(name="phantom", image_size=64),
+      model=dict(name="mednet", width=8),
+      compare=("finetune", "scratch"),
+    )
+  )
+  target = dict(
+    data=dict(patients=220, seed=0),
+    augment="cxr_safe",
+    objective=dict(name="supervised", loss="softmax_ce", class_weights="balanced"),
+    optimizer=dict(name="adamw", lr=1e-3),
+    train=dict(batch_size=32, length="12 epochs"),
+  )
+  pretrain = dict(
+    name="pretrain",
+    data=dict(patients=1000, labelled=False, seed=1),
+    augment="simclr_gray",
+    objective="simclr",
+    optimizer=dict(name="adamw", lr=1e-3),
+    train=dict(batch_size=128, length="5 epochs"),
+  )
+  config.stages = (
+    pretrain,
+    target | dict(name="finetune", init_from="pretrain"),
+    target | dict(name="scratch", init_from=""),
+  )
+  return common.choose(arg, **{"": config, "smoke": common.smoke(config)})

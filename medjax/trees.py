@@ -1,0 +1,101 @@
+"""Nested dicts of arrays by path: flatten, count, and move weights from one net to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from medjax import contract
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """`{"a": {"b": x}}` as `{"a/b": x}`."""
+  return dict(_walk(tree, ""))
+
+
+def _walk(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _walk(value, f"{where}{key}/")
+    else:
+      yield where + key, value
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flatten`."""
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    *parents, leaf = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = value
+  return tree
+
+
+def count(tree: contract.Tree) -> int:
+  """Numbers in all arrays of a tree."""
+  return sum(int(np.prod(np.shape(leaf))) for leaf in flatten(tree).values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+  """Where every tensor went when weights moved to another net: paths, each in one list.
+
+  Attributes:
+    loaded: taken as they were. adapted: taken with their input channels changed.
+    new: of the new net, not in the source. left_over: of the source, not in the new net.
+  """
+
+  loaded: tuple[str, ...]
+  adapted: tuple[str, ...]
+  new: tuple[str, ...]
+  left_over: tuple[str, ...]
+
+  def __str__(self) -> str:
+    lines = [f"{len(self.loaded)} tensors loaded"]
+    for name in ("adapted", "new", "left_over"):
+      paths = getattr(self, name)
+      lines.append(f"{len(paths)} {name.replace('_', ' ')}: " + ", ".join(paths or ("-",)))
+    return "\n".join(lines)
+
+
+def transfer(target: contract.Tree, source: contract.Tree) -> tuple[contract.Tree, Account]:
+  """Fills a net's tensors from another net's, by path.
+
+  Args:
+    target: freshly initialised tensors, which stay where the source has none that fits.
+    source: tensors of a checkpoint.
+
+  Returns:
+    The filled tree, in the target's types, and the account of every tensor.
+  """
+  ours, theirs = flatten(target), flatten(source)
+  merged, lists = dict(ours), {"loaded": [], "adapted": [], "new": []}
+  for path, value in ours.items():
+    fitted, how = _fit(theirs.get(path), np.shape(value))
+    lists[how].append(path)
+    if fitted is not None:
+      merged[path] = np.asarray(fitted, value.dtype)
+  used = set(lists["loaded"]) | set(lists["adapted"])
+  left_over = tuple(path for path in theirs if path not in used)
+  return unflatten(merged), Account(*map(tuple, lists.values()), left_over=left_over)
+
+
+def _fit(value: Any, shape: tuple[int, ...]) -> tuple[Any, str]:
+  """A source tensor in the wanted shape, if it has it or differs in image channels alone."""
+  if value is None:
+    return None, "new"
+  if np.shape(value) == shape:
+    return value, "loaded"
+  if len(shape) == 4 and value.ndim == 4 and {shape[2], value.shape[2]} == {1, 3}:
+    if shape[:2] + shape[3:] == value.shape[:2] + value.shape[3:]:
+      # A grey image equals its three repeated channels, so their kernels add up.
+      summed = np.asarray(value).sum(axis=2, keepdims=True)
+      return np.broadcast_to(summed / shape[2], shape), "adapted"
+  if len(shape) == 1 and value.ndim == 1 and {shape[0], value.shape[0]} == {1, 3}:
+    return np.broadcast_to(np.mean(value), shape), "adapted"
+  return None, "new"

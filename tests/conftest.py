@@ -1,0 +1,35 @@
+"""Eight fake CPU devices for every test, and the real sets where they are at hand."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+from medjax import mesh as mesh_lib
+
+SHARED = pathlib.Path(
+  os.environ.get("MEDJAX_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data")
+)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """The folder of real sets; tests that need it are skipped where it is missing."""
+  if not SHARED.is_dir():
+    pytest.skip(f"no real data at {SHARED}: set MEDJAX_DATA to the folder that holds covid_ct, ...")
+  return SHARED
+
+
+@pytest.fixture(params=[1, 3, 8])
+def mesh(request) -> jax.sharding.Mesh:
+  """A mesh of one, three and eight devices."""
+  return mesh_lib.make(jax.devices()[: request.param])
+
+
+@pytest.fixture
+def mesh1() -> jax.sharding.Mesh:
+  return mesh_lib.make(jax.devices()[:1])
