@@ -1,6 +1,6 @@
-"""QuadSNet on one's own images: a folder a class, with or without train/, val/ and test/ above them.
+"""QuadSNet on one's own images: a folder a class, with or without train/, val/, test/ above.
 
-  ./launch/local.sh --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/mine
+./launch/local.sh --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/mine
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,7 @@ Paths are relative to the CSV. Other column names: --config.data.label=COLUMN an
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs import folder
+from configs import common, folder
 
 
 def get_config(arg: str = "") -> ConfigDict:

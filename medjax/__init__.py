@@ -1,0 +1,1 @@
+"""Medical image classification in JAX: pretrain, fine-tune, evaluate, with intervals."""

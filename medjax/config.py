@@ -55,7 +55,7 @@ def load(spec: str) -> dict[str, Any]:
 
 
 def _import(path: pathlib.Path) -> types.ModuleType:
-  """Imports a file; the folder that holds its `configs` becomes importable, for `configs.common`."""
+  """Imports a file; the folder above its `configs` becomes importable, for `configs.common`."""
   root = next((str(p.parent) for p in path.parents if p.name == "configs"), str(path.parent))
   if root not in sys.path:
     sys.path.insert(0, root)
@@ -140,7 +140,7 @@ def _merge(prototype: Any, base: Mapping[str, Any], over: Mapping[str, Any]) -> 
   variants = _variants(prototype)
   if variants and name in variants and name != base.get("name", prototype.name):
     base = {key: value for key, value in base.items() if hasattr(variants[name], key)}
-  prototype = variants.get(name or base.get("name"), prototype)
+  prototype = variants.get(str(name or base.get("name")), prototype)
   for key, value in over.items():
     child = getattr(prototype, key, None)
     if dataclasses.is_dataclass(child) and not isinstance(child, settings.Duration):
@@ -282,5 +282,7 @@ def _check(config: settings.Config) -> None:
       if getattr(stage.train, key) < 1:
         raise ValueError(f"config: train.{key} of stage {stage.name!r} must be at least 1")
     if stage.init_from in names[names.index(stage.name) :]:
-      raise ValueError(f"config: stage {stage.name!r} cannot start from {stage.init_from!r}: "
-                       "only from an earlier stage or a checkpoint's folder")
+      raise ValueError(
+        f"config: stage {stage.name!r} cannot start from {stage.init_from!r}: "
+        "only from an earlier stage or a checkpoint's folder"
+      )

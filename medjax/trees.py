@@ -74,15 +74,16 @@ def transfer(target: contract.Tree, source: contract.Tree) -> tuple[contract.Tre
     The filled tree, in the target's types, and the account of every tensor.
   """
   ours, theirs = flatten(target), flatten(source)
-  merged, lists = dict(ours), {"loaded": [], "adapted": [], "new": []}
+  merged = dict(ours)
+  lists: dict[str, list[str]] = {"loaded": [], "adapted": [], "new": []}
   for path, value in ours.items():
     fitted, how = _fit(theirs.get(path), np.shape(value))
     lists[how].append(path)
     if fitted is not None:
       merged[path] = np.asarray(fitted, value.dtype)
   used = set(lists["loaded"]) | set(lists["adapted"])
-  left_over = tuple(path for path in theirs if path not in used)
-  return unflatten(merged), Account(*map(tuple, lists.values()), left_over=left_over)
+  lists["left_over"] = [path for path in theirs if path not in used]
+  return unflatten(merged), Account(**{name: tuple(paths) for name, paths in lists.items()})
 
 
 def _fit(value: Any, shape: tuple[int, ...]) -> tuple[Any, str]:
@@ -91,11 +92,13 @@ def _fit(value: Any, shape: tuple[int, ...]) -> tuple[Any, str]:
     return None, "new"
   if np.shape(value) == shape:
     return value, "loaded"
-  if len(shape) == 4 and value.ndim == 4 and {shape[2], value.shape[2]} == {1, 3}:
-    if shape[:2] + shape[3:] == value.shape[:2] + value.shape[3:]:
-      # A grey image equals its three repeated channels, so their kernels add up.
-      summed = np.asarray(value).sum(axis=2, keepdims=True)
-      return np.broadcast_to(summed / shape[2], shape), "adapted"
-  if len(shape) == 1 and value.ndim == 1 and {shape[0], value.shape[0]} == {1, 3}:
-    return np.broadcast_to(np.mean(value), shape), "adapted"
-  return None, "new"
+  value, channels = np.asarray(value), max(0, len(shape) - 2)  # of [kh, kw, C, F] or [C]
+  others = np.delete(shape, channels), np.delete(value.shape, channels)
+  if len(shape) not in (1, 4) or value.ndim != len(shape) or not np.array_equal(*others):
+    return None, "new"
+  if {shape[channels], value.shape[channels]} != {1, 3}:
+    return None, "new"
+  if len(shape) == 1:
+    return np.broadcast_to(value.mean(), shape), "adapted"
+  # A grey image equals its three repeated channels, so their kernels add up.
+  return np.broadcast_to(value.sum(axis=2, keepdims=True) / shape[2], shape), "adapted"

@@ -17,9 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config = ConfigDict(
     dict(
       title="Gray-MedNet on PneumoniaMNIST",
-      data=dict(
-        name="npz", root=f"{common.DATA}/pneumoniamnist/pneumoniamnist.npz", image_size=64
-      ),
+      data=dict(name="npz", root=f"{common.DATA}/pneumoniamnist/pneumoniamnist.npz", image_size=64),
       augment="cxr_safe",
       model=dict(name="mednet", width=16),
       objective=dict(name="supervised", loss="softmax_ce", class_weights="balanced"),

@@ -1,6 +1,6 @@
 """Gray-MedNet pretrained by SimCLR on a folder of zip files, here MedNIST: six modalities, 64 px.
 
-  python -m medjax.main --config=configs/mednet/pretrain_gray.py \
+python -m medjax.main --config=configs/mednet/pretrain_gray.py \
     --config.data.root=FOLDER --workdir=runs/pretrain_gray
 """
 

@@ -25,9 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
       train=dict(batch_size=32, length="20 epochs"),
     )
   )
-  return common.choose(
-    arg, **{"": config, "paper": _paper(config), "smoke": common.smoke(config)}
-  )
+  return common.choose(arg, **{"": config, "paper": _paper(config), "smoke": common.smoke(config)})
 
 
 def _paper(config: ConfigDict) -> ConfigDict:

@@ -1,0 +1,43 @@
+"""Networks, as pairs of pure functions (`net.Net`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from medjax import contract, settings
+from medjax.models import heads, mednet, net, quadsnet
+
+# Type of the settings -> builder of the network's parts from those settings and the data's.
+MODELS: dict[type[settings.Model], Callable[[Any, contract.DataInfo], net.Parts]] = {
+  settings.QuadSNet: quadsnet.build,
+  settings.MedNet: mednet.build,
+}
+
+
+def make(
+  cfg: settings.Model,
+  info: contract.DataInfo,
+  execution: net.Execution,
+  projector: tuple[int, int] | None = None,
+) -> net.Net:
+  """A network for these data.
+
+  Args:
+    cfg: which network.
+    info: its classes, image shape and pixel statistics.
+    execution: how to run it.
+    projector: (hidden, out) widths of a projector to put in the classifier's place.
+
+  Raises:
+    KeyError: for settings of no known network.
+    ValueError: for a classifier on data without classes, or settings that the network refuses.
+  """
+  if type(cfg) not in MODELS:
+    known = ", ".join(kind.__name__ for kind in MODELS)
+    raise KeyError(f"no network has settings of type {type(cfg).__name__}: known are {known}")
+  if projector is None and not info.classes:
+    raise ValueError("a classifier needs classes, and these data have no labels: use labelled data")
+  parts = MODELS[type(cfg)](cfg, info)
+  head = parts.classifier if projector is None else heads.Projector(*projector, cfg.bn_epsilon)
+  return net.wrap(parts.encoder, head, parts.kernel_init, execution, cfg.bn_momentum)

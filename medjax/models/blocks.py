@@ -1,0 +1,176 @@
+"""Layers that several networks use.
+
+Every layer takes a `net.Mode` as its last argument and nothing else that depends on how the net is
+run. Parameters have JAX's default float type; a layer computes in `mode.dtype` of input and those.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax import ops, pixels
+from medjax.models import net
+
+_ZEROS = nn.initializers.zeros
+_ONES = nn.initializers.ones
+_DRAWN_LATER = nn.initializers.zeros  # by `initial.with_kernels`, all kernels of a net at once
+
+
+class Input(nn.Module):
+  """The net's first layer: preprocessing, with its constants kept beside the running statistics.
+
+  Attributes:
+    preprocess: mode of `pixels.normalise`.
+    mean, std: [C] of the training part's pixels, on [0, 1].
+  """
+
+  preprocess: str
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  @nn.compact
+  def __call__(self, images: jax.Array, mode: net.Mode) -> jax.Array:
+    """Normalises [b, H, W, C] floats in [0, 1]."""
+    mean = self.variable("batch_stats", "mean", lambda: jnp.array(self.mean))
+    std = self.variable("batch_stats", "std", lambda: jnp.array(self.std))
+    x = pixels.normalise(self.preprocess, images, mean.value, std.value)
+    return x.astype(mode.dtype(x))
+
+
+class Conv(nn.Module):
+  """A convolution, SAME.
+
+  Attributes:
+    features: filters. size: side of the kernel. stride: in both directions.
+    depthwise: one filter a channel; `features` must be the number of channels.
+  """
+
+  features: int
+  size: int
+  stride: int = 1
+  depthwise: bool = False
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
+    """[b, H, W, C] to [b, H / stride, W / stride, features]."""
+    groups = x.shape[-1] if self.depthwise else 1
+    shape = (self.size, self.size, x.shape[-1] // groups, self.features)
+    kernel = self.param("kernel", _DRAWN_LATER, shape)
+    dtype = mode.dtype(x, kernel)
+    y = ops.conv(
+      x.astype(dtype),
+      kernel.astype(dtype),
+      strides=(self.stride, self.stride),
+      groups=groups,
+      form=mode.execution.form,
+    )
+    if not self.use_bias:
+      return y
+    return y + self.param("bias", _ZEROS, (self.features,)).astype(dtype)
+
+
+class SeparableConv(nn.Module):
+  """Keras's SeparableConv2D: depthwise, then 1x1, nothing between, one bias at the end."""
+
+  features: int
+  size: int
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
+    """[b, H, W, C] to [b, H, W, features]."""
+    depthwise = Conv(x.shape[-1], self.size, depthwise=True, name="depthwise")
+    pointwise = Conv(self.features, 1, use_bias=self.use_bias, name="pointwise")
+    return pointwise(depthwise(x, mode), mode)
+
+
+class Dense(nn.Module):
+  """A matrix product and a bias."""
+
+  features: int
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
+    """[b, D] to [b, features]."""
+    kernel = self.param("kernel", _DRAWN_LATER, (x.shape[-1], self.features))
+    dtype = mode.dtype(x, kernel)
+    y = x.astype(dtype) @ kernel.astype(dtype)
+    if not self.use_bias:
+      return y
+    return y + self.param("bias", _ZEROS, (self.features,)).astype(dtype)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over the groups of `mode.groups` (Ioffe & Szegedy 2015).
+
+  With groups it normalises by their statistics, and leaves the mean of those over this device's
+  groups in the collection `net.BATCH_MOMENTS`, from which the seam moves the running ones; without
+  groups it normalises by the running ones. Statistics are in at least float32.
+  """
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
+    """Normalises [b, ..., C]."""
+    channels = x.shape[-1]
+    scale = self.param("scale", _ONES, (channels,))
+    bias = self.param("bias", _ZEROS, (channels,))
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+    running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+    if mode.groups is None:
+      return self._affine(x, running_mean.value, running_var.value, scale, bias, mode)
+    mean, var = mode.groups.moments(x)  # [G, C]
+    self.put_variable(net.BATCH_MOMENTS, "mean", mode.groups.over_groups(mean))
+    self.put_variable(net.BATCH_MOMENTS, "var", mode.groups.over_groups(var))
+    middle = [1] * (x.ndim - 1)
+    mean, var = (m.reshape(-1, *middle, channels) for m in (mean, var))  # [G, 1, ..., 1, C]
+    return self._affine(mode.groups.split(x), mean, var, scale, bias, mode).reshape(x.shape)
+
+  def _affine(self, x, mean, var, scale, bias, mode: net.Mode) -> jax.Array:
+    factor = lax.rsqrt(var + self.epsilon) * scale
+    return ((x - mean) * factor + bias).astype(mode.dtype(x, scale))
+
+
+class Dropout(nn.Module):
+  """Zeroes each value with probability `rate` and scales the rest up, in training.
+
+  What falls away depends on the example's key and the layer's name, never on the device.
+  """
+
+  rate: float
+
+  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
+    """Drops values of [b, ...]."""
+    if mode.keys is None or self.rate == 0:
+      return x
+    name = np.uint32(zlib.crc32("/".join(self.path).encode()))
+    bits = _bits(_mixed(mode.keys ^ name), math.prod(x.shape[1:]))
+    kept = bits.reshape(x.shape) >= np.uint32(self.rate * 2**32)
+    return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def _bits(keys: jax.Array, count: int) -> jax.Array:
+  """[b, count] uint32 from [b, 2] words, for dropout alone.
+
+  A hash of the value's number under the example's key. JAX's own generator would be compiled anew
+  for every layer: of a QuadSNet's compilation more than half went there.
+  """
+  number = jnp.arange(count, dtype=jnp.uint32)
+  return _mixed(_mixed(number + keys[:, :1]) ^ keys[:, 1:])
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+  """An integer hash of 32 bits: every bit of x changes each bit of the result half of the time."""
+  x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
+  x = (x ^ (x >> 15)) * np.uint32(0x735A2D97)
+  return x ^ (x >> 15)

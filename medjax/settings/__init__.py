@@ -1,0 +1,118 @@
+"""Every setting a config may hold, as frozen dataclasses, with its default and its meaning.
+
+A field whose type has variants (a data set, a network, a loss, ...) is chosen by its `name`;
+`VARIANTS` lists the names and the defaults that come with each. `medjax.config` turns a ConfigDict
+into these types. Section numbers are those of the specification of the five papers' systems.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from medjax.settings.durations import Duration as Duration
+from medjax.settings.images import Augment as Augment
+from medjax.settings.images import CovidCT as CovidCT
+from medjax.settings.images import Data as Data
+from medjax.settings.images import ImageFolder as ImageFolder
+from medjax.settings.images import Npz as Npz
+from medjax.settings.images import Phantom as Phantom
+from medjax.settings.images import Split as Split
+from medjax.settings.images import Table as Table
+from medjax.settings.images import ZipFolder as ZipFolder
+from medjax.settings.learning import SGD as SGD
+from medjax.settings.learning import Adam as Adam
+from medjax.settings.learning import AdamW as AdamW
+from medjax.settings.learning import Eval as Eval
+from medjax.settings.learning import Loss as Loss
+from medjax.settings.learning import Margin as Margin
+from medjax.settings.learning import Objective as Objective
+from medjax.settings.learning import Optimizer as Optimizer
+from medjax.settings.learning import SimCLR as SimCLR
+from medjax.settings.learning import SoftmaxCE as SoftmaxCE
+from medjax.settings.learning import Supervised as Supervised
+from medjax.settings.learning import Train as Train
+from medjax.settings.networks import Connection as Connection
+from medjax.settings.networks import MedNet as MedNet
+from medjax.settings.networks import Model as Model
+from medjax.settings.networks import QuadSNet as QuadSNet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """One training: data, network, objective, and where it starts from.
+
+  Attributes:
+    init_from: an earlier stage's name, a workdir's stage folder, or empty for random weights.
+  """
+
+  name: str = "train"
+  data: Data = Phantom()
+  augment: Augment = Augment()
+  model: Model = QuadSNet()
+  objective: Objective = Supervised()
+  optimizer: Optimizer = AdamW()
+  train: Train = Train()
+  eval: Eval = Eval()
+  init_from: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """An experiment.
+
+  Attributes:
+    seed: of initial weights, order, augmentation and dropout; the split has its own.
+    stages: run in order.
+    compare: (stage, baseline), scored on one test part with a paired interval.
+  """
+
+  title: str = ""
+  seed: int = 0
+  stages: tuple[Stage, ...] = (Stage(),)
+  compare: tuple[str, ...] = ()
+
+
+_named = lambda *variants: {v.name: v for v in variants}  # noqa: E731
+
+VARIANTS: dict[type, dict] = {
+  Data: _named(Phantom(), ImageFolder(), Table(), Npz(), CovidCT(), ZipFolder()),
+  Augment: _named(
+    Augment(),
+    Augment(name="cxr_safe", rotation=10, shift=0.05, zoom=0.1),
+    Augment(name="cxr_aug", rotation=90, shift=0.1, zoom=0.1, hflip=True, vflip=True),
+    Augment(name="ham_aug", rotation=180, shift=0.1, zoom=0.1, hflip=True, vflip=True),
+    Augment(
+      name="simclr_gray",
+      rotation=15,
+      crop_area=(0.3, 1.0),
+      crop_ratio=(3 / 4, 4 / 3),
+      brightness=0.4,
+      contrast=0.4,
+      gamma=(0.7, 1.4),
+      invert=0.1,
+      blur=0.5,
+      noise=0.3,
+    ),
+  ),
+  Model: _named(
+    QuadSNet(),
+    QuadSNet(name="quadsnet_exact", bn="fusion"),
+    QuadSNet(name="quadsnet_gap", pool="gap", hidden=512),
+    QuadSNet(name="quadsnet_total", sep_convs_per_block=3, pool="gap", hidden=320),
+    QuadSNet(name="quadsnet_convbn", bn="conv"),
+    QuadSNet(name="quadsnet_direct", use_bias=True, pool="gap", hidden=0),
+    QuadSNet(
+      name="quadsnet_one",
+      widths=(64, 128, 256, 512),
+      convs_per_block=1,
+      sep_convs_per_block=1,
+      use_bias=True,
+      pool="gap",
+      hidden=0,
+    ),
+    MedNet(),
+  ),
+  Loss: _named(SoftmaxCE(), Margin()),
+  Objective: _named(Supervised(), SimCLR()),
+  Optimizer: _named(Adam(), AdamW(), SGD()),
+}

@@ -1,0 +1,157 @@
+"""Settings of images: where they come from, how they are dealt, what is changed at random."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+  """How images are dealt to train, val and test (spec/common.md section 7).
+
+  Attributes:
+    mode: `official` takes the set's own parts and makes the missing ones by group; `grouped`
+      ignores the official parts; `image_random` cuts through groups, is tagged leaky, and exists
+      only to reproduce published numbers.
+    val: share of the training part that becomes val where there is none; 0 makes no val.
+    test: share of all images that becomes test where there is none; 0 makes no test.
+    seed: which of the possible splits.
+  """
+
+  mode: Literal["official", "grouped", "image_random"] = "official"
+  val: float = 0.125
+  test: float = 0.2
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """A set of images.
+
+  Attributes:
+    root: folder or file that holds it.
+    image_size: images are stretched to this many pixels, height and width.
+    channels: 1 (grey) or 3 (RGB); every file mode is brought to it.
+    feed: `resident` decodes once and keeps uint8 on the devices, `streamed` decodes as it goes;
+      `auto` takes resident up to `resident_gb`.
+    threads: decoding threads; 0 means one a core.
+    cache: folder for decoded images.
+    max_unreadable: share of unreadable files above which the run stops.
+  """
+
+  name: str
+  root: str = ""
+  image_size: int = 64
+  channels: Literal[1, 3] = 3
+  split: Split = Split()
+  feed: Literal["auto", "resident", "streamed"] = "auto"
+  resident_gb: float = 4.0
+  threads: int = 0
+  cache: str = "~/.cache/medjax/data"
+  max_unreadable: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phantom(Data):
+  """Synthetic radiograph-like images of patients (`data/datasets/phantom.py`).
+
+  Attributes:
+    patients: how many patients to draw, each with several images.
+    labelled: whether lesion classes are told; without them everything is training data.
+    seed: which patients; two seeds share none.
+  """
+
+  name: str = "phantom"
+  channels: Literal[1, 3] = 1
+  patients: int = 200
+  labelled: bool = True
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFolder(Data):
+  """`root/[train|val|test/]class/**/image`; the group is the image unless `group_pattern` says.
+
+  Attributes:
+    group_pattern: regular expression on the file's name; its first group (or whole match) is the
+      patient, lesion or source that must not be cut across parts.
+  """
+
+  name: str = "image_folder"
+  group_pattern: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table(Data):
+  """A CSV with one row an image; paths are relative to the CSV.
+
+  Attributes:
+    path, label, split, group: names of its columns; `split` and `group` may be missing.
+    classes: class names in label order; by default those of the training part, sorted.
+  """
+
+  name: str = "table"
+  path: str = "path"
+  label: str = "label"
+  group: str = "group"
+  part: str = "split"
+  classes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Npz(Data):
+  """MedMNIST's layout: `{train,val,test}_{images,labels}` in one .npz file."""
+
+  name: str = "npz"
+  channels: Literal[1, 3] = 1
+  image_size: int = 28
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CovidCT(Data):
+  """COVID-CT (Zhao et al. 2020): official lists, source figures as groups."""
+
+  name: str = "covid_ct"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZipFolder(Data):
+  """A folder of zip files of images, read in place; the zip's name is the source label."""
+
+  name: str = "zip_folder"
+  channels: Literal[1, 3] = 1
+  split: Split = Split(val=0.0, test=0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+  """Random changes of an image, made on the device (spec/common.md section 3, mednet.md section 5).
+
+  Attributes:
+    rotation: degrees to each side. shift: share of the size. zoom: factor within 1 +- zoom.
+    hflip, vflip: mirrored with probability 0.5. Never on by default: a mirrored chest is wrong.
+    crop_area: share of the image a random crop keeps, (low, high); (1, 1) crops nothing.
+    crop_ratio: aspect ratio of that crop, drawn log-uniformly.
+    brightness: added, within +-. contrast: factor within 1 +-. gamma: exponent, (low, high).
+    invert: probability of the negative.
+    blur_sigma: pixels, (low, high), with probability `blur`.
+    noise_sigma: standard deviation on [0, 1] pixels, with probability `noise`.
+  """
+
+  name: str = "none"
+  rotation: float = 0.0
+  shift: float = 0.0
+  zoom: float = 0.0
+  hflip: bool = False
+  vflip: bool = False
+  crop_area: tuple[float, float] = (1.0, 1.0)
+  crop_ratio: tuple[float, float] = (1.0, 1.0)
+  brightness: float = 0.0
+  contrast: float = 0.0
+  gamma: tuple[float, float] = (1.0, 1.0)
+  invert: float = 0.0
+  blur: float = 0.0
+  blur_sigma: tuple[float, float] = (0.1, 2.0)
+  noise: float = 0.0
+  noise_sigma: float = 0.02

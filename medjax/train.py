@@ -1,0 +1,212 @@
+"""The loop. A new idea is a new objective; nothing here knows what is being learnt.
+
+In this order, every K steps: take a ticket for K batches, run K steps on the devices in one call,
+remember their metrics there, and run the hooks that are due. Every interval is a multiple of K, and
+where a call begins depends on the global step alone, so a run that was cut off and resumed makes
+the very same calls as one that was not.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import Mesh
+import numpy as np
+
+from medjax import contract
+from medjax import mesh as mesh_lib
+from medjax.objectives import base
+
+_AHEAD = 2  # calls that may wait on the device: enough to keep it busy, few enough to stop soon
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+  """Something that happens every so many steps, and after the last.
+
+  Attributes:
+    every: steps, a multiple of the steps a dispatch.
+    run: called with the global step and the state; True ends the stage.
+  """
+
+  every: int
+  run: Callable[[int, base.TrainState], bool | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+  """Where the loop ended: at which step, with which state, and whether a signal asked for it."""
+
+  step: int
+  state: base.TrainState
+  stopped: bool
+
+
+def interval(steps: int, per_dispatch: int) -> int:
+  """An interval in steps, rounded up to a multiple of the steps a dispatch."""
+  return max(1, math.ceil(steps / per_dispatch)) * per_dispatch
+
+
+def dispatcher(objective: base.Objective, take: Callable, mesh: Mesh) -> Callable:
+  """The jitted function (state, resident, tickets, key) -> (state, metrics [K]); state is donated.
+
+  Args:
+    objective: whose `step` is written for one replica.
+    take: of the feed that the tickets come from.
+    mesh: to run on.
+  """
+
+  def dispatch(state, resident, tickets, key):
+    def step(state, ticket):
+      batch = take(resident, ticket)
+      return objective.step(state, batch, jax.random.fold_in(key, state.step))
+
+    return lax.scan(step, state, tickets)
+
+  whole = mesh_lib.REPLICATED
+  specs = (whole, whole, mesh_lib.cut(1), whole)
+  return mesh_lib.mapped(dispatch, mesh, specs, (whole, whole), donate=(0,))
+
+
+def train(
+  run: Callable,
+  state: base.TrainState,
+  feed: Any,
+  hooks: Sequence[Hook],
+  record: Record,
+  *,
+  key: jax.Array,
+  step: int,
+  total: int,
+  per_dispatch: int,
+) -> End:
+  """Trains from `step` to `total`, or until a hook or a signal ends it.
+
+  Args:
+    run: from `dispatcher`. state, feed: at `step`. hooks: run in order where due.
+    record: gathers the metrics. key: on every device. per_dispatch: K.
+  """
+  waiting: collections.deque = collections.deque()
+  with _signals() as asked, jax.transfer_guard("disallow"):
+    while step < total and not asked.is_set():
+      k = min(per_dispatch, total - step)
+      state, metrics = run(state, feed.resident, feed.next(k), key)
+      step += k
+      record.add(metrics)
+      waiting.append(metrics)
+      if len(waiting) > _AHEAD:
+        jax.block_until_ready(waiting.popleft())
+      due = [hook for hook in hooks if step % hook.every == 0 or step == total]
+      ended = [hook.run(step, state) for hook in due]
+      if any(ended):
+        break
+  return End(step, state, asked.is_set())
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+  """An event that SIGTERM and Ctrl-C set; a second one ends the process as usual."""
+  asked = threading.Event()
+  previous: dict[int, Any] = {}
+
+  def ask(number, frame):
+    del frame
+    asked.set()
+    signal.signal(number, previous[number])
+
+  for number in (signal.SIGTERM, signal.SIGINT):
+    previous[number] = signal.signal(number, ask)
+  try:
+    yield asked
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+
+class Record:
+  """Metrics on their way from the devices to the log; they are read only when a row is due.
+
+  A row holds the mean over the steps since the row before. Steps not yet in a row are part of a
+  checkpoint (`pending`), so that the rows of a resumed run equal those of an unbroken one.
+  """
+
+  def __init__(
+    self,
+    write: Callable[[int, dict[str, float]], None],
+    explain: Callable[[int], str],
+    pending: dict[str, list[float]] | None = None,
+  ):
+    """Starts a record.
+
+    Args:
+      write: called with a step and its row. explain: says what was in the batch of a step.
+      pending: of the checkpoint that the run goes on from.
+    """
+    self._write, self._explain = write, explain
+    self._values: dict[str, list[float]] = dict(pending or {})
+    self._on_device: list[contract.Metrics] = []
+
+  def add(self, metrics: contract.Metrics) -> None:
+    """Keeps the metrics [K] of one call, unread."""
+    self._on_device.append(metrics)
+
+  def pending(self, step: int) -> dict[str, list[float]]:
+    """Values of the steps since the last row, read from the devices.
+
+    Args:
+      step: the one just finished.
+
+    Raises:
+      FloatingPointError: the loss of a step is not finite; tells the step and its images.
+    """
+    for metrics in jax.device_get(self._on_device):
+      for name, values in metrics.items():
+        self._values.setdefault(name, []).extend(np.asarray(values, np.float64).tolist())
+    self._on_device.clear()
+    losses = self._values.get("loss", [])
+    bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if bad is not None:
+      at = step - len(losses) + bad
+      raise FloatingPointError(f"the loss is {losses[bad]} at step {at}. {self._explain(at)}")
+    return self._values
+
+  def flush(self, step: int, more: dict[str, float] | None = None) -> None:
+    """Writes the row of a step, with `more` beside the means; nothing where no step is pending."""
+    if values := self.pending(step):
+      means = {name: float(np.mean(series)) for name, series in values.items()}
+      self._values = {}
+      self._write(step, means | (more or {}))
+
+
+class Progress:
+  """One line a row on stdout: stage, step, rate, time left, loss."""
+
+  def __init__(self, stage: str, step: int, total: int, batch_size: int, shown: Sequence[str]):
+    """Starts the clock at `step`; of a row, the metrics in `shown` are printed."""
+    self._stage, self._total, self._batch_size, self._shown = stage, total, batch_size, shown
+    self._first, self._began = step, time.perf_counter()
+
+  def rate(self, step: int) -> float:
+    """Steps a second since the start, everything included."""
+    return (step - self._first) / (time.perf_counter() - self._began)
+
+  def line(self, step: int, row: dict[str, float]) -> str:
+    """The line to print."""
+    rate = self.rate(step)
+    left = int((self._total - step) / rate)
+    shown = [f"{name} {row[name]:.4f}" for name in self._shown if name in row]
+    return (
+      f"{self._stage}  step {step}/{self._total}  {rate:.2f} steps/s  "
+      f"{rate * self._batch_size:.0f} images/s  ETA {left // 60}:{left % 60:02d}  "
+      + "  ".join(shown)
+    )
