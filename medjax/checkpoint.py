@@ -110,7 +110,8 @@ def _told(write: Callable[[], Any], folder: pathlib.Path) -> None:
 def _check_same(wanted: contract.Tree, saved: contract.Tree, where: pathlib.Path) -> None:
   ours = {path: np.shape(leaf) for path, leaf in trees.flatten(wanted).items()}
   theirs = {path: np.shape(leaf) for path, leaf in trees.flatten(saved).items()}
-  differ = sorted(path for path in ours | theirs if ours.get(path) != theirs.get(path))
+  differ = [path for path in ours | theirs if ours.get(path) != theirs.get(path)]
+  differ.sort(key=lambda path: not path.startswith("params/"))
   if differ:
     path = differ[0]
     raise ValueError(

@@ -134,8 +134,8 @@ def _stored(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _claim(workdir: pathlib.Path, config: settings.Config) -> None:
-  """Makes the workdir this config's, or makes sure that it is."""
-  if (workdir / CONFIG).is_file():
+  """Makes the workdir this config's, or makes sure that it is once anything was learnt in it."""
+  if (workdir / CONFIG).is_file() and any(workdir.glob(f"*/{stages.CHECKPOINTS}/*/*")):
     _refuse_other(_stored(workdir), config_lib.to_dict(config), workdir)
     return
   workdir.mkdir(parents=True, exist_ok=True)

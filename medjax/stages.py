@@ -234,7 +234,8 @@ def _augmented(bench: Bench) -> np.ndarray:
   part = bench.splits.parts["train"]
   slots = np.arange(min(_SHOWN, len(part)))
   images = pixels.to_float(jnp.asarray(np.stack([part.fetch(int(row)) for row in slots])))
-  return np.asarray(bench.augmenter(jax.random.key(bench.seed), images, jnp.asarray(slots)))
+  key = jax.random.key(bench.seed)
+  return np.asarray(jax.jit(bench.augmenter)(key, images, jnp.asarray(slots)))
 
 
 def _row_writer(

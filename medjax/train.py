@@ -129,8 +129,8 @@ def _signals() -> Iterator[threading.Event]:
   try:
     yield asked
   finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
+    for caught, handler in previous.items():
+      signal.signal(caught, handler)
 
 
 class Record:

@@ -119,8 +119,10 @@ def test_the_resolved_config_reads_back_equal():
 
 def test_a_config_file_is_found_and_run(tmp_path: pathlib.Path):
   file = tmp_path / "mine.py"
-  file.write_text("from ml_collections import ConfigDict\n"
-                  "def get_config(arg=''):\n  return ConfigDict(dict(title=arg))\n")
+  file.write_text(
+    "from ml_collections import ConfigDict\n"
+    "def get_config(arg=''):\n  return ConfigDict(dict(title=arg))\n"
+  )
   assert config.load(f"{file}:smoke") == {"title": "smoke"}
   with pytest.raises(FileNotFoundError, match="no config file"):
     config.load(str(tmp_path / "other.py"))

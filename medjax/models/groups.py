@@ -7,6 +7,7 @@ group but count for nothing in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
 import flax.struct
@@ -50,10 +51,10 @@ class Groups:
     x = self.split(x).astype(jnp.promote_types(x.dtype, jnp.float32))
     inner = tuple(range(1, x.ndim - 1))
     kept = x * self.mask.reshape(*self.mask.shape, *[1] * (x.ndim - 2))
-    sums = jnp.concatenate([kept.sum(inner), (kept * x).sum(inner)], axis=-1)  # [G, 2 C]
-    values = self.count * math.prod(x.shape[2:-1])
-    mean, square = jnp.split(self._shared(sums) / jnp.maximum(values, 1)[:, None], 2, axis=-1)
-    return mean, jnp.maximum(square - mean**2, 0)
+    values = jnp.maximum(self.count * math.prod(x.shape[2:-1]), 1)[:, None]  # [G, 1]
+    sums, squares = self._shared(kept.sum(inner), (kept * x).sum(inner))  # [G, C] each
+    mean = sums / values
+    return mean, jnp.maximum(squares / values - mean**2, 0)
 
   def over_groups(self, values: jax.Array) -> jax.Array:
     """Mean of [G, C] values of this device's groups, those of padding alone left out: [C]."""
@@ -72,8 +73,11 @@ class Groups:
   def _filled(self) -> jax.Array:
     return (self.count > 0).astype(self.count.dtype)  # [G]
 
-  def _shared(self, sums: jax.Array) -> jax.Array:
-    return _psum(sums, self.axis, self.sharing)
+  def _shared(self, *sums: jax.Array) -> Sequence[jax.Array]:
+    """Sums over the devices that share a group, in one all-reduce; none where groups are own."""
+    if self.axis is None or self.sharing == ():
+      return sums
+    return jnp.split(_psum(jnp.concatenate(sums, -1), self.axis, self.sharing), len(sums), -1)
 
 
 def make(mask: jax.Array, size: int, axis: str | None) -> Groups:

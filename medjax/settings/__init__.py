@@ -2,7 +2,7 @@
 
 A field whose type has variants (a data set, a network, a loss, ...) is chosen by its `name`;
 `VARIANTS` lists the names and the defaults that come with each. `medjax.config` turns a ConfigDict
-into these types. Section numbers are those of the specification of the five papers' systems.
+into these types.
 """
 
 from __future__ import annotations

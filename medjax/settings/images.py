@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-  """How images are dealt to train, val and test (spec/common.md section 7).
+  """How images are dealt to train, val and test.
 
   Attributes:
     mode: `official` takes the set's own parts and makes the missing ones by group; `grouped`
@@ -126,7 +126,7 @@ class ZipFolder(Data):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
-  """Random changes of an image, made on the device (spec/common.md section 3, mednet.md section 5).
+  """Random changes of an image, made on the device (Keras ImageDataGenerator semantics).
 
   Attributes:
     rotation: degrees to each side. shift: share of the size. zoom: factor within 1 +- zoom.

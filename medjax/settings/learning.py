@@ -10,7 +10,7 @@ from medjax.settings.durations import Duration
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-  """A per-example loss (spec/common.md section 4)."""
+  """A loss of each example; they are averaged over the batch."""
 
   name: str
 
@@ -25,7 +25,7 @@ class SoftmaxCE(Loss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Margin(Loss):
-  """QuadSNet's margin loss; `mix` is the share of cross-entropy mixed in."""
+  """QuadSNet's margin loss (Ali et al. 2021); `mix` is the share of cross-entropy mixed in."""
 
   name: str = "margin"
   score: Literal["prob_sq", "prob", "capsule"] = "prob_sq"
@@ -54,7 +54,7 @@ class Supervised(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCLR(Objective):
-  """Two views of each image against all others (spec/mednet.md section 5).
+  """Two views of each image against all others (SimCLR, Chen et al. 2020).
 
   Attributes:
     temperature: of NT-Xent. projector: widths of its hidden and output layers.
@@ -67,7 +67,7 @@ class SimCLR(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  """What turns gradients into updates (spec/common.md section 5).
+  """What turns gradients into updates.
 
   Attributes:
     lr: peak learning rate. schedule: after warm-up, `constant` or `cosine` to 0.
@@ -143,7 +143,7 @@ class Eval:
 
   Attributes:
     every: how often the val part is scored. batch_size: of evaluation.
-    select: metric of the val part that chooses the best checkpoint, or `loss` (smaller is better).
+    select: metric of the val part that chooses the best checkpoint, see `metrics.names`.
     recalibrate: training images over which batch-norm statistics are estimated anew before
       evaluation; 0 keeps the running ones.
     bootstrap: resamples behind the intervals.

@@ -25,7 +25,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuadSNet(Model):
-  """QuadSNet (spec/quadsnet.md): streams cs3, cs5 (plain) and ss3, ss5 (separable)."""
+  """QuadSNet (Ali et al. 2021): streams cs3, cs5 (plain) and ss3, ss5 (separable)."""
 
   name: str = "quadsnet"
   widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -46,7 +46,7 @@ Connection = tuple[str, str, str]  # (from, to, "conv" | "identity")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MedNet(Model):
-  """MedNet (spec/mednet.md); Gray or Color by the channels of the data.
+  """MedNet (Alzubaidi et al.); Gray or Color by the channels of the data.
 
   Attributes:
     width: filters of each of a block's four branches.

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml into launch/locks/*.txt, for every Python from 3.11 on. Needs uv.
+# Versions that stand there stay where they still fit; `./launch/lock.sh --upgrade` takes the newest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+lock() {
+  local name=$1
+  shift
+  uv pip compile pyproject.toml --quiet --universal --generate-hashes --group build \
+    --no-annotate --no-emit-index-url --no-emit-find-links \
+    --custom-compile-command ./launch/lock.sh -o "launch/locks/$name.txt" "$@"
+}
+
+lock run "$@"
+lock cuda --extra cuda -c launch/locks/run.txt "$@"
+lock test --extra test -c launch/locks/run.txt "$@"

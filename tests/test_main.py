@@ -1,0 +1,258 @@
+"""The command line: what a run leaves behind, and how a user's mistake is told."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from medjax import evaluate, main, stages, writer
+
+TINY = pathlib.Path(__file__).with_name("tiny.py")
+SMALL = ("--config.model.widths=4,8", "--config.model.hidden=8", "--config.eval.bootstrap=50")
+QUICK = (
+  "--config.train.length=2 steps",
+  "--config.train.batch_size=8",
+  "--config.data.image_size=16",
+)
+
+
+def run(*args: str) -> int:
+  return main.main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> pathlib.Path:
+  """A finished run of all three stages."""
+  folder = tmp_path_factory.mktemp("run") / "workdir"
+  assert run(f"--config={TINY}:stages", f"--workdir={folder}") == 0
+  return folder
+
+
+def told(capsys, *args: str) -> str:
+  """The error of a run that must fail, as the user sees it."""
+  assert run(*args) not in (0, main.STOPPED)
+  text = capsys.readouterr().err
+  assert text.startswith("error: ") and "Traceback" not in text
+  assert len(text.splitlines()) <= 12
+  return text
+
+
+# What a run leaves behind.
+
+
+def test_a_workdir_holds_what_users_script_against(workdir):
+  with (workdir / "finetune" / "predictions_test.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  classes = ["clear", "nodular", "spiculated"]
+  columns = ["id", "group", "split", "label", "predicted", *(f"score_{c}" for c in classes)]
+  assert list(rows[0]) == columns
+  assert {row["split"] for row in rows} == {"test"} and len({row["id"] for row in rows}) == len(
+    rows
+  )
+  scores = np.asarray([[float(row[f"score_{c}"]) for c in classes] for row in rows])
+  np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
+  assert [row["predicted"] for row in rows] == [classes[i] for i in scores.argmax(1)]
+  for stage in ("pretrain", "finetune", "scratch"):
+    logged = writer.read(workdir / stage / "metrics.jsonl")
+    assert [row["step"] for row in logged] == [4, 8, 12, 16, 20, 24]
+    assert all(row["stage"] == stage and np.isfinite(row["loss"]) for row in logged)
+    assert list((workdir / stage).glob("events.*"))
+  assert "SYNTHETIC" in (workdir / "report.html").read_text()
+  assert not list((workdir / "pretrain").glob("predictions*"))
+
+
+def test_the_best_checkpoint_is_the_one_the_log_names(workdir):
+  logged = writer.read(workdir / "finetune" / "metrics.jsonl")
+  scored = [row for row in logged if "val/macro_f1" in row]
+  best = max(scored, key=lambda row: row["val/macro_f1"])
+  (step,) = (path.name for path in (workdir / "finetune" / "checkpoints" / "best").iterdir())
+  assert int(step) == best["step"] and [row["step"] for row in scored] == [8, 16, 24]
+
+
+def test_the_pretrained_encoder_is_taken_and_told(tmp_path, workdir, capsys):
+  args = [f"--config={TINY}", f"--workdir={tmp_path}/w", f"--config.init_from={workdir}/pretrain"]
+  assert run(*args, *QUICK) == 0
+  text = capsys.readouterr().out
+  assert "tensors loaded" in text and "left over: params/head/bn" in text
+  assert "new: params/head/classes/bias" in text
+
+
+def test_evaluating_a_copy_gives_the_same_rows(workdir, tmp_path):
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  before = (workdir / "finetune" / "predictions_test.csv").read_bytes()
+  (copy / "finetune" / "predictions_test.csv").unlink()
+  assert run("--task=evaluate", f"--workdir={copy}") == 0
+  assert (copy / "finetune" / "predictions_test.csv").read_bytes() == before
+  table = evaluate.read(copy / "finetune" / "predictions_test.csv")
+  assert table.classes == ("clear", "nodular", "spiculated") and len(table.ids) == len(table.scores)
+
+
+def test_the_same_command_again_goes_on_from_the_end(workdir, capsys):
+  log = (workdir / "finetune" / "metrics.jsonl").read_bytes()
+  assert run(f"--config={TINY}:stages", f"--workdir={workdir}") == 0
+  assert capsys.readouterr().out.count("resumed from step 24") == 3
+  assert (workdir / "finetune" / "metrics.jsonl").read_bytes() == log
+
+
+# What a user may get wrong.
+
+
+def test_another_configs_workdir_is_refused(workdir, capsys):
+  text = told(capsys, f"--config={TINY}:stages", f"--workdir={workdir}", "--config.seed=5")
+  assert "another config" in text and "seed: 0 there, 5 here" in text
+
+
+def test_an_unknown_task_lists_the_tasks(capsys):
+  assert "there are train, evaluate" in told(capsys, "--task=trian")
+
+
+def test_too_little_is_told(capsys, tmp_path):
+  assert "--config=configs/quickstart.py" in told(capsys)
+  assert "no workdir of medjax" in told(capsys, "--task=evaluate", f"--workdir={tmp_path}")
+  assert "no config file" in told(capsys, "--config=nowhere.py")
+  assert "unknown flag --lr=3" in told(capsys, f"--config={TINY}", "--lr=3")
+
+
+def test_debug_shows_the_traceback():
+  with pytest.raises(ValueError, match="unknown task"):
+    run("--task=trian", "--debug")
+
+
+def test_another_models_checkpoint_is_refused(workdir, tmp_path, capsys):
+  args = [f"--config={TINY}", f"--workdir={tmp_path}/w", f"--config.init_from={workdir}/pretrain"]
+  assert "checkpoint of another model" in told(capsys, *args, "--config.model.widths=4,12")
+
+
+def picture(path: pathlib.Path, seed: int) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  pixels = np.random.default_rng(seed).integers(0, 256, (20, 20), np.uint8)
+  Image.fromarray(pixels).save(path)
+
+
+def folder_of(root: pathlib.Path, **classes: int) -> pathlib.Path:
+  for name, images in classes.items():
+    for i in range(images):
+      picture(root / name / f"{i}.png", hash((name, i)) % 1000)
+  return root
+
+
+def folder_run(root: pathlib.Path, tmp_path: pathlib.Path, *more: str) -> list[str]:
+  return [
+    "--config=configs/folder.py",
+    f"--config.data.root={root}",
+    f"--config.data.cache={tmp_path}/decoded",
+    f"--workdir={tmp_path}/w",
+    *SMALL,
+    *QUICK,
+    *more,
+  ]
+
+
+def test_ones_own_folder_trains(tmp_path):
+  root = folder_of(tmp_path / "mine", ill=20, well=20)
+  deep = np.linspace(0, 65535, 400).reshape(20, 20).astype(np.uint16)
+  Image.fromarray(deep).save(root / "ill" / "deep.png")
+  assert run(*folder_run(root, tmp_path)) == 0
+  assert (tmp_path / "w" / "train" / "predictions_test.csv").is_file()
+
+
+def test_folders_that_cannot_train_are_told(tmp_path, capsys):
+  (tmp_path / "empty").mkdir()
+  assert "empty" in told(capsys, *folder_run(tmp_path / "empty", tmp_path))
+  assert "one class" in told(capsys, *folder_run(folder_of(tmp_path / "one", ill=9), tmp_path))
+  split = folder_of(tmp_path / "split" / "train", ill=9, well=9)
+  folder_of(split.parent / "test", ill=3)
+  assert "well" in told(capsys, *folder_run(split.parent, tmp_path))
+  assert "nowhere" in told(capsys, *folder_run(tmp_path / "nowhere", tmp_path))
+
+
+def test_damaged_images_are_counted_listed_and_stop_the_run(tmp_path, capsys):
+  root = folder_of(tmp_path / "mine", ill=20, well=20)
+  (root / "ill" / "0.png").write_bytes(b"")
+  (root / "well" / "1.png").write_bytes((root / "well" / "1.png").read_bytes()[:60])
+  text = told(capsys, *folder_run(root, tmp_path))
+  assert "2 of 40 images cannot be read" in text and "--config.data.max_unreadable=0.05" in text
+  shutil.rmtree(tmp_path / "w")
+  assert run(*folder_run(root, tmp_path, "--config.data.max_unreadable=0.05")) == 0
+  listed = (tmp_path / "w" / "train" / "quarantine.tsv").read_text()
+  assert "ill/0.png" in listed and "well/1.png" in listed
+
+
+def table_run(tmp_path: pathlib.Path, *lines: str) -> list[str]:
+  for i in range(40):
+    picture(tmp_path / f"{i}.png", i)
+  table = tmp_path / "table.csv"
+  table.write_text("\n".join(lines) + "\n")
+  return ["--config=configs/table.py", *folder_run(table, tmp_path)[1:]]
+
+
+ROWS = [f"{i}.png,{'ill' if i % 3 else 'well'},{'train' if i < 24 else 'test'}" for i in range(40)]
+
+
+def test_ones_own_table_trains(tmp_path):
+  assert run(*table_run(tmp_path, "path,label,split", *ROWS)) == 0
+  table = evaluate.read(tmp_path / "w" / "train" / "predictions_test.csv")
+  assert sorted(table.ids) == sorted(f"{i}.png" for i in range(24, 40))
+
+
+@pytest.mark.parametrize(
+  ("lines", "says"),
+  [
+    (["path,lable", *ROWS], "label"),
+    (["path,label,split", *ROWS, "3.png,,train"], "blank"),
+    (["path,label,split", *ROWS, "3.png,ill,train"], "3.png"),
+    (["path,label,split", *ROWS, "39x.png,odd,test"], "odd"),
+  ],
+)
+def test_tables_that_cannot_train_are_told(tmp_path, capsys, lines, says):
+  assert says in told(capsys, *table_run(tmp_path, *lines))
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+  """Mounts a small file system, where that is allowed."""
+  mounted = []
+
+  def mount(options: str) -> pathlib.Path:
+    place = tmp_path / f"mounted{len(mounted)}"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=False)
+    if done.returncode:
+      pytest.skip("mounting a small file system needs more rights")
+    mounted.append(place)
+    return place
+
+  yield mount
+  for place in mounted:
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_read_only_workdir_is_told(tmpfs, capsys):
+  text = told(capsys, f"--config={TINY}", f"--workdir={tmpfs('size=1m,ro')}/w")
+  assert "Read-only" in text
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmpfs, capsys):
+  place = tmpfs("size=300k")
+  command = [f"--config={TINY}", f"--workdir={place}/w"]
+  assert "No space left on device" in told(capsys, *command)
+  subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
+  assert run(*command) == 0
+  assert json.loads((place / "w" / "config.json").read_text())["seed"] == 0
+
+
+def test_help_lists_the_flags():
+  with pytest.raises(SystemExit, match="0"):
+    run("--help")
+
+
+def test_folders_of_stages_are_where_scripts_look(workdir):
+  assert {"pretrain", "finetune", "scratch"} <= set(os.listdir(workdir))
+  assert (workdir / "finetune" / stages.CHECKPOINTS / "last").is_dir()

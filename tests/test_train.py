@@ -1,0 +1,97 @@
+"""The loop's bookkeeping: intervals, rows, losses that are not finite, signals."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax import train
+
+
+class Counting:
+  """A feed and a step in one: the state is the number of steps done, the loss its square."""
+
+  def __init__(self):
+    self.calls, self.resident = [], {}
+
+  def next(self, k):
+    self.calls.append(k)
+    return k
+
+  @staticmethod
+  def run(state, resident, k, key):
+    steps = np.arange(state, state + k, dtype=np.float32)
+    return state + k, {"loss": jax.device_put(steps**2)}
+
+
+def rows_of(total: int, per_dispatch: int, every: int, step: int = 0, pending=None):
+  feed, rows = Counting(), []
+  record = train.Record(lambda at, row: rows.append((at, row["loss"])), str, pending)
+  hook = train.Hook(every, lambda at, state: record.flush(at))
+  end = train.train(
+    feed.run,
+    step,
+    feed,
+    [hook],
+    record,
+    key=None,
+    step=step,
+    total=total,
+    per_dispatch=per_dispatch,
+  )
+  return rows, feed.calls, end, record
+
+
+def test_calls_begin_at_multiples_of_k_and_the_rest_is_shorter():
+  _, calls, end, _ = rows_of(total=10, per_dispatch=4, every=4)
+  assert calls == [4, 4, 2] and end.step == end.state == 10 and not end.stopped
+
+
+def test_rows_hold_the_mean_since_the_row_before():
+  rows, *_ = rows_of(total=6, per_dispatch=2, every=4)
+  assert rows == [(4, (0 + 1 + 4 + 9) / 4), (6, (16 + 25) / 2)]
+
+
+def test_a_row_that_was_begun_before_the_run_was_cut_off_comes_out_equal():
+  whole, *_ = rows_of(total=8, per_dispatch=2, every=4)
+  begun = {"loss": [0.0, 1.0]}
+  resumed, *_ = rows_of(total=8, per_dispatch=2, every=4, step=2, pending=begun)
+  assert resumed == whole
+
+
+def test_the_step_of_a_loss_that_is_not_finite_is_told():
+  record = train.Record(lambda *_: None, lambda step: f"images of {step}")
+  record.add({"loss": jnp.asarray([0.0, 1.0])})
+  record.add({"loss": jnp.asarray([jnp.nan, 1.0])})
+  with pytest.raises(FloatingPointError, match=r"nan at step 6. images of 6"):
+    record.pending(step=8)
+
+
+def test_a_hook_can_end_the_stage():
+  feed, record = Counting(), train.Record(lambda *_: None, str)
+  hooks = [train.Hook(4, lambda step, state: True)]
+  end = train.train(feed.run, 0, feed, hooks, record, key=None, step=0, total=9, per_dispatch=2)
+  assert end.step == 4 and not end.stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_loop_after_the_call_it_came_in(number):
+  feed, record = Counting(), train.Record(lambda *_: None, str)
+  hooks = [train.Hook(4, lambda step, state: os.kill(os.getpid(), number))]
+  end = train.train(feed.run, 0, feed, hooks, record, key=None, step=0, total=9, per_dispatch=2)
+  assert end.step == 4 and end.stopped
+
+
+def test_intervals_are_multiples_of_k():
+  assert [train.interval(n, 4) for n in (0, 1, 4, 5, 13)] == [4, 4, 4, 8, 16]
+
+
+def test_a_line_shows_stage_step_rate_time_left_and_loss():
+  progress = train.Progress("pretrain", 0, 100, 32, ("loss",))
+  line = progress.line(50, {"loss": 0.25, "lr": 1.0})
+  for word in ("pretrain", "step 50/100", "steps/s", "images/s", "ETA", "loss 0.2500"):
+    assert word in line
+  assert "lr" not in line

@@ -1,0 +1,33 @@
+"""A config that trains in seconds: a very small QuadSNet on synthetic images.
+
+`:simclr` pretrains on them instead; `:stages` does one after the other.
+"""
+
+from ml_collections import ConfigDict
+
+TRAIN = dict(batch_size=16, length="24 steps", steps_per_dispatch=2)
+OFTEN = dict(log_every="4 steps", checkpoint_every="2 steps")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment."""
+  config = dict(
+    data=dict(name="phantom", image_size=16, patients=40),
+    model=dict(name="quadsnet", widths=(4, 8), hidden=8, bn_momentum=0.9),
+    augment="cxr_safe",
+    objective="supervised",
+    train=TRAIN | OFTEN,
+    eval=dict(bootstrap=100, every="8 steps"),
+  )
+  pretrain = dict(
+    name="pretrain",
+    data=dict(labelled=False, seed=1),
+    objective="simclr",
+    augment="simclr_gray",
+  )
+  if arg == "simclr":
+    config["stages"] = (pretrain,)
+  if arg == "stages":
+    config["stages"] = (pretrain, dict(name="finetune", init_from="pretrain"), dict(name="scratch"))
+    config["compare"] = ("finetune", "scratch")
+  return ConfigDict(config)
