@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     dict(
       title="Quickstart: does pretraining help on a small imbalanced set?",
       data=dict(name="phantom", image_size=64),
-      model=dict(name="mednet", width=8),
+      model=dict(name="mednet", width=8, dropout=0.2),
       compare=("finetune", "scratch"),
     )
   )
@@ -26,16 +26,17 @@ def get_config(arg: str = "") -> ConfigDict:
     data=dict(patients=220, seed=0),
     augment="cxr_safe",
     objective=dict(name="supervised", loss="softmax_ce", class_weights="balanced"),
-    optimizer=dict(name="adamw", lr=1e-3),
-    train=dict(batch_size=32, length="12 epochs"),
+    optimizer=dict(name="adamw", lr=3e-3),
+    train=dict(batch_size=32, length="240 steps"),
+    eval=dict(every="2 epochs"),
   )
   pretrain = dict(
     name="pretrain",
     data=dict(patients=1000, labelled=False, seed=1),
     augment="simclr_gray",
     objective="simclr",
-    optimizer=dict(name="adamw", lr=1e-3),
-    train=dict(batch_size=128, length="5 epochs"),
+    optimizer=dict(name="adamw", lr=2e-3),
+    train=dict(batch_size=128, length="72 steps", log_every="8 steps"),
   )
   config.stages = (
     pretrain,

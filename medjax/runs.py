@@ -42,6 +42,7 @@ def start(
   tree = config_lib.load(spec) if spec else _stored(workdir)
   # What was compiled once, on this machine, is not compiled again by the next start.
   jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(_COMPILED).expanduser()))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   TASKS[task](config_lib.parse(tree, overrides), workdir)
 
 

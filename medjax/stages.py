@@ -18,6 +18,7 @@ from medjax import (
   checkpoint,
   contract,
   data,
+  figures,
   metrics,
   models,
   objectives,
@@ -163,7 +164,7 @@ def fit(bench: Bench, sources: dict[str, pathlib.Path]) -> None:
     record = train_lib.Record(
       _row_writer(bench, writer, step), _explainer(bench, feed, saved), meta.get("pending")
     )
-    course = _Course(bench, saved, record, optim.Best(**meta.get("best", {})))
+    course = _Course(bench, saved, writer, record, optim.Best(**meta.get("best", {})))
     if course.over:
       return
     end = train_lib.train(
@@ -275,9 +276,15 @@ class _Course:
   """What happens on the way through a stage: validation, rows of the log, checkpoints."""
 
   def __init__(
-    self, bench: Bench, saved: checkpoint.Checkpoints, record: train_lib.Record, best: optim.Best
+    self,
+    bench: Bench,
+    saved: checkpoint.Checkpoints,
+    writer: writer_lib.Writer,
+    record: train_lib.Record,
+    best: optim.Best,
   ):
-    self._bench, self._saved, self._record, self._best = bench, saved, record, best
+    self._bench, self._saved, self._writer = bench, saved, writer
+    self._record, self._best = record, best
     self._score = _Scorer(bench, "val") if bench.validates else None
 
   @property
@@ -310,6 +317,7 @@ class _Course:
     self._best = self._best.track(value, step, min_delta)
     self._record.flush(step, {f"val/{name}": number for name, number in found.items()})
     if self._best.step == step:
+      self._writer.figure(step, "val/confusion", figures.confusion_matrix(table))
       self._saved.save(checkpoint.BEST, step, state, {"best": dataclasses.asdict(self._best)})
     return self.over
 

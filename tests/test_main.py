@@ -248,6 +248,12 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmpfs, capsy
   assert json.loads((place / "w" / "config.json").read_text())["seed"] == 0
 
 
+def test_a_loss_that_is_not_finite_names_step_images_and_the_last_good_checkpoint(tmp_path, capsys):
+  command = [f"--config={TINY}", f"--workdir={tmp_path}/w"]
+  text = told(capsys, *command, "--config.optimizer.lr=1e38", "--config.optimizer.clip=0")
+  assert "at step" in text and "phantom-s0-p" in text and "last good checkpoint" in text
+
+
 def test_help_lists_the_flags():
   with pytest.raises(SystemExit, match="0"):
     run("--help")

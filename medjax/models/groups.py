@@ -25,7 +25,7 @@ class Groups:
   Attributes:
     mask: [G, n] 1 for examples, 0 for padding, of this device's slots cut in its G groups.
     count: [G] examples of each group, on all devices that share it.
-    axis: mesh axis over which devices reduce, None outside a mesh.
+    axis: mesh axis over which devices reduce, None where there is only one.
     sharing: devices whose one group is the same, as tuples of their positions; None where a group
       is all devices'; () where each device has groups of its own.
   """
@@ -77,7 +77,9 @@ class Groups:
     """Sums over the devices that share a group, in one all-reduce; none where groups are own."""
     if self.axis is None or self.sharing == ():
       return sums
-    return jnp.split(_psum(jnp.concatenate(sums, -1), self.axis, self.sharing), len(sums), -1)
+    joined = jnp.concatenate(sums, axis=-1)
+    totals = lax.psum(joined, self.axis, axis_index_groups=self.sharing)
+    return jnp.split(totals, len(sums), axis=-1)
 
 
 def make(mask: jax.Array, size: int, axis: str | None) -> Groups:
@@ -94,7 +96,8 @@ def make(mask: jax.Array, size: int, axis: str | None) -> Groups:
   slots, devices = mask.shape[0], 1 if axis is None else lax.axis_size(axis)
   inside, sharing = _layout(slots, devices, size)
   mask = mask.reshape(inside, -1)
-  return Groups(mask, _psum(mask.sum(1), axis, sharing), axis, sharing)
+  groups = Groups(mask, mask.sum(1), axis if devices > 1 else None, sharing)
+  return groups.replace(count=groups._shared(groups.count)[0])
 
 
 def _layout(slots: int, devices: int, size: int) -> tuple[int, tuple[tuple[int, ...], ...] | None]:
@@ -111,9 +114,3 @@ def _layout(slots: int, devices: int, size: int) -> tuple[int, tuple[tuple[int, 
     f"each of {devices} device(s): set train.bn_group to 0 (the global batch), to a divisor of "
     f"{slots}, or to a multiple of {slots} that divides {slots * devices}"
   )
-
-
-def _psum(x: jax.Array, axis: str | None, sharing: tuple[tuple[int, ...], ...] | None) -> jax.Array:
-  if axis is None or sharing == ():
-    return x
-  return lax.psum(x, axis, axis_index_groups=sharing)
