@@ -8,6 +8,7 @@ group but count for nothing in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import math
 
 import flax.struct
@@ -97,7 +98,7 @@ def make(mask: jax.Array, size: int, axis: str | None) -> Groups:
   inside, sharing = _layout(slots, devices, size)
   mask = mask.reshape(inside, -1)
   groups = Groups(mask, mask.sum(1), axis if devices > 1 else None, sharing)
-  return groups.replace(count=groups._shared(groups.count)[0])
+  return dataclasses.replace(groups, count=groups._shared(groups.count)[0])
 
 
 def _layout(slots: int, devices: int, size: int) -> tuple[int, tuple[tuple[int, ...], ...] | None]:
