@@ -9,7 +9,9 @@ wins is written in `Checkpoints.resume`: the last one, always; `best` is for sco
 from __future__ import annotations
 
 from collections.abc import Callable
+import logging
 import pathlib
+import shutil
 from typing import Any
 
 from flax import serialization
@@ -21,6 +23,11 @@ from medjax import contract, trees
 from medjax.objectives import base
 
 LAST, BEST = "last", "best"
+_MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays, and some for the log
+_SHOWN = 300  # characters of a storage error
+
+# What Orbax's threads log of a failed write is raised by `save` or `wait`, and told once.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -47,6 +54,7 @@ class Checkpoints:
     if step in manager.all_steps():
       return
     copied = jax.tree.map(np.array, jax.device_get(serialization.to_state_dict(state)))
+    _check_room(copied, self.folder)
     items = ocp.args.Composite(state=ocp.args.StandardSave(copied), meta=ocp.args.JsonSave(meta))
     _told(lambda: manager.save(step, args=items), self.folder)
 
@@ -95,16 +103,27 @@ def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
+def _check_room(tree: contract.Tree, folder: pathlib.Path) -> None:
+  """Raises OSError before a write that the disk has no room for."""
+  needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _MARGIN
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise _failure(folder, f"No space left on device: {needed:,} bytes needed, {free:,} free")
+
+
 def _told(write: Callable[[], Any], folder: pathlib.Path) -> None:
   """Runs a write; whatever the storage library raises becomes one clear OSError."""
   try:
     write()
-  except Exception as error:  # Orbax wraps a full disk in errors of several kinds.
-    raise OSError(
-      f"could not write a checkpoint under {folder}: {error}. "
-      "Free some space (or mend the rights) and start the same command again; "
-      "the checkpoint before this one is whole"
-    ) from error
+  except Exception as error:  # Orbax wraps what the system said in errors of several kinds.
+    raise _failure(folder, str(error)[:_SHOWN]) from error
+
+
+def _failure(folder: pathlib.Path, reason: str) -> OSError:
+  return OSError(
+    f"could not write a checkpoint under {folder}: {reason}. Mend that and start the same command "
+    "again; the checkpoint before this one is whole"
+  )
 
 
 def _check_same(wanted: contract.Tree, saved: contract.Tree, where: pathlib.Path) -> None:

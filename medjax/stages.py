@@ -114,6 +114,7 @@ def wire(seed: int, stage: settings.Stage, folder: pathlib.Path, mesh: Mesh) -> 
   """
   folder.mkdir(parents=True, exist_ok=True)
   splits = data.make(stage.data, folder / "quarantine.tsv")
+  _check_select(stage, splits.info.classes)
   total, warmup = _length(stage, len(splits.parts["train"]))
   tx, schedule = optim.make(stage.optimizer, total, warmup)
   augmenter, execution = augment.make(stage.augment), _execution(stage.train)
@@ -123,6 +124,13 @@ def wire(seed: int, stage: settings.Stage, folder: pathlib.Path, mesh: Mesh) -> 
   bench = Bench(seed, stage, folder, mesh, splits, augmenter, objective, schedule, total)
   bench.say(*splits.notes, splits.table, _machine(mesh, execution))
   return bench
+
+
+def _check_select(stage: settings.Stage, classes: tuple[str, ...]) -> None:
+  """Raises ValueError now for a metric that the first validation would not find."""
+  known = metrics.names(len(classes))
+  if classes and stage.eval.select not in known:
+    raise ValueError(f"no metric eval.select={stage.eval.select!r}; there are {', '.join(known)}")
 
 
 def _length(stage: settings.Stage, train_size: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ TABLE = {
   "page": set(),
   "figures": LEVEL_0,
   "report": LEVEL_4 | {"figures", "page"},
-  "stages": BELOW_5 - {"report"},
+  "stages": BELOW_5 - {"report"} | {"figures"},
   "runs": BELOW_5 | {"stages"},
   "main": {"runs"},
 }

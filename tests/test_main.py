@@ -120,6 +120,12 @@ def test_too_little_is_told(capsys, tmp_path):
   assert "unknown flag --lr=3" in told(capsys, f"--config={TINY}", "--lr=3")
 
 
+def test_an_unknown_metric_is_told_before_training(tmp_path, capsys):
+  command = [f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.eval.select=f1_macro"]
+  assert "there are accuracy" in told(capsys, *command)
+  assert not (tmp_path / "w" / "train" / stages.CHECKPOINTS).exists()
+
+
 def test_debug_shows_the_traceback():
   with pytest.raises(ValueError, match="unknown task"):
     run("--task=trian", "--debug")
@@ -205,10 +211,11 @@ def test_ones_own_table_trains(tmp_path):
 @pytest.mark.parametrize(
   ("lines", "says"),
   [
-    (["path,lable", *ROWS], "label"),
-    (["path,label,split", *ROWS, "3.png,,train"], "blank"),
-    (["path,label,split", *ROWS, "3.png,ill,train"], "3.png"),
-    (["path,label,split", *ROWS, "39x.png,odd,test"], "odd"),
+    (["path,lable,split", *ROWS], "Did you mean 'lable'?"),
+    (["path,label,split", *ROWS[:-1], "39.png,,test"], "blank"),
+    (["path,label,split", *ROWS, "3.png,ill,train"], "more than one row: '3.png' (line 5)"),
+    (["path,label,split", *ROWS[:-1], "39.png,odd,test"], "'odd'"),
+    (["path,label,split", *ROWS[:-1], "39x.png,ill,test"], "not there"),
   ],
 )
 def test_tables_that_cannot_train_are_told(tmp_path, capsys, lines, says):

@@ -59,7 +59,7 @@ def assert_survives(tmp_path: pathlib.Path, kills: int, *args: str) -> None:
     until_step(process, cut)
     time.sleep(rng.uniform(0, 0.2))
     process.kill()
-    process.wait()
+    process.communicate()
   process = start(tmp_path / "cut", *args)
   text, _ = process.communicate()
   assert process.returncode == 0 and "resumed from step" in text
