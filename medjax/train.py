@@ -161,7 +161,9 @@ class Record:
     self._on_device.append(metrics)
 
   def pending(self, step: int) -> dict[str, list[float]]:
-    """Values of the steps since the last row, read from the devices.
+    """A copy of the values since the last row, read from the devices.
+
+    A copy, because a checkpoint writes it in the background while later steps add to the record.
 
     Args:
       step: the one just finished.
@@ -178,7 +180,7 @@ class Record:
     if bad is not None:
       at = step - len(losses) + bad
       raise FloatingPointError(f"the loss is {losses[bad]} at step {at}. {self._explain(at)}")
-    return self._values
+    return {name: list(series) for name, series in self._values.items()}
 
   def flush(self, step: int, more: dict[str, float] | None = None) -> None:
     """Writes the row of a step, with `more` beside the means; nothing where no step is pending."""

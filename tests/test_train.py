@@ -62,6 +62,14 @@ def test_a_row_that_was_begun_before_the_run_was_cut_off_comes_out_equal():
   assert resumed == whole
 
 
+def test_what_a_checkpoint_took_does_not_grow_while_it_is_written():
+  record = train.Record(lambda *_: None, str)
+  record.add({"loss": jnp.asarray([1.0, 2.0])})
+  taken = record.pending(step=2)
+  record.add({"loss": jnp.asarray([3.0])})
+  assert record.pending(step=3) == {"loss": [1, 2, 3]} and taken == {"loss": [1, 2]}
+
+
 def test_the_step_of_a_loss_that_is_not_finite_is_told():
   record = train.Record(lambda *_: None, lambda step: f"images of {step}")
   record.add({"loss": jnp.asarray([0.0, 1.0])})

@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
       model=dict(name="quadsnet", bn_momentum=0.9),
       objective=dict(name="supervised", loss="softmax_ce", class_weights="balanced"),
       optimizer=dict(name="adamw", lr=1e-3),
-      train=dict(batch_size=32, length="20 epochs"),
+      train=dict(batch_size=32, length="16 epochs"),
     )
   )
   return common.choose(arg, **{"": config, "paper": _paper(config), "smoke": common.smoke(config)})
