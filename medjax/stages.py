@@ -318,6 +318,7 @@ class _Course:
 
   def _validate(self, step: int, state: base.TrainState) -> bool:
     assert self._score is not None
+    self._record.pending(step)  # tells a loss that is not finite before it spoils the scores
     select, min_delta = self._bench.stage.eval.select, self._bench.stage.train.min_delta
     state, table = self._score(state)
     found = metrics.summary(table)

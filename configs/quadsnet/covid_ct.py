@@ -3,8 +3,14 @@
   python -m medjax.main --config=configs/quadsnet/covid_ct.py \
     --config.data.root=FOLDER --workdir=runs/covid_ct
 
+Test accuracy of `--config.seed=0`, 1 and 2: 0.660, 0.714, 0.665, mean 0.680; intervals over source
+figures and patients are about 0.11 wide to each side. Minutes on two CPU cores: 6 to 15, with
+other work beside it.
+
 `:paper` is the literal setting of Ali et al. 2021 (batch-norm momentum 0.99, margin loss, Adam
-1e-4, batch 32, no augmentation).
+1e-4, batch 32, no augmentation). With 13 steps an epoch its running statistics lag: after 16 epochs
+it calls every image non-COVID, accuracy 0.517, the majority's, with an AUC of 0.713.
+`--config.eval.recalibrate=416` estimates the statistics anew before each evaluation.
 """
 
 from ml_collections import ConfigDict
