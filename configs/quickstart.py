@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     augment="cxr_safe",
     objective=dict(name="supervised", loss="softmax_ce", class_weights="balanced"),
     optimizer=dict(name="adamw", lr=3e-3),
-    train=dict(batch_size=32, length="240 steps"),
+    train=dict(batch_size=32, length="336 steps"),
     eval=dict(every="2 epochs"),
   )
   pretrain = dict(
