@@ -35,3 +35,10 @@ def mesh(request) -> jax.sharding.Mesh:
 @pytest.fixture
 def mesh1() -> jax.sharding.Mesh:
   return mesh_lib.make(jax.devices()[:1])
+
+
+@pytest.fixture
+def x64():
+  """Float64 while the test runs."""
+  with jax.enable_x64(True):
+    yield

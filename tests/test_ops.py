@@ -12,12 +12,6 @@ from medjax import ops
 CANONICAL = "b01f_01io->b01f"
 
 
-@pytest.fixture
-def x64():
-  with jax.enable_x64(True):
-    yield
-
-
 def _conv_by_hand(x, kernel, strides, pads, dilation):
   """Dense or depthwise convolution, one output position after the other."""
   x = np.pad(x, [(0, 0), *pads, (0, 0)])
