@@ -128,7 +128,7 @@ class Train:
   batch_size: int = 32
   length: Duration = Duration(50, "epochs")
   steps_per_dispatch: int = 4
-  log_every: Duration = Duration(1, "epochs")
+  log_every: Duration = Duration(20, "steps")
   checkpoint_every: Duration = Duration(1, "epochs")
   patience: int = 0
   min_delta: float = 0.0
