@@ -6,9 +6,9 @@ and say what differs. Later wins:
 
   defaults of the type < top-level keys < the stage's keys < top-level overrides < stage overrides
 
-An override at top level thus reaches every stage; only `init_from`, which chains the stages, leaves
-alone those that set it themselves. Choosing another variant (`--config.objective.name=simclr`)
-keeps the settings that both variants have and drops the rest.
+An override at top level thus reaches every stage that has the setting; only `init_from`, which
+chains the stages, leaves alone those that set it themselves. Choosing another variant
+(`--config.objective.name=simclr`) keeps the settings that both variants have and drops the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import types
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from medjax import settings
+from medjax import settings, trees
 
 _STAGE_KEYS = {field.name for field in dataclasses.fields(settings.Stage)} - {"name"}
 
@@ -82,17 +82,51 @@ def parse(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> settings.Co
   _check_names(stages, of_stage)
   shared = {key: tree.pop(key) for key in _STAGE_KEYS & set(tree)}
   top_stage = {key: top_level.pop(key) for key in _STAGE_KEYS & set(top_level)}
-  built = []
-  for stage in stages:
-    reach = {k: v for k, v in top_stage.items() if k != "init_from" or k not in stage}
-    values: dict[str, Any] = {}
-    for layer in (shared, stage, reach, of_stage.get(stage["name"], {})):
-      values = _merge(settings.Stage(), values, layer)
-    built.append(_build(settings.Stage(), values, ""))
-  values = tree | top_level
-  config = dataclasses.replace(_build(settings.Config(), values, ""), stages=tuple(built))
+  bases = [_layered({}, shared, stage) for stage in stages]
+  reach = _reach(top_stage, stages, bases)
+  built = tuple(
+    _build(settings.Stage(), _layered(base, over, of_stage.get(stage["name"], {})), "")
+    for stage, base, over in zip(stages, bases, reach, strict=True)
+  )
+  config = dataclasses.replace(_build(settings.Config(), tree | top_level, ""), stages=built)
   _check(config)
   return config
+
+
+def _layered(base: dict[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
+  """A stage's values under layers of others; later ones win."""
+  for layer in layers:
+    base = _merge(settings.Stage(), base, layer)
+  return base
+
+
+def _reach(top: dict[str, Any], stages: list[dict], bases: list[dict]) -> list[dict[str, Any]]:
+  """What each stage takes of the top-level overrides.
+
+  A setting that some stages' variants do not have, such as `objective.loss` in a stage of SimCLR,
+  reaches the others; one that no stage has reaches all, to be told as an error.
+  """
+  fitting = [_fitting(settings.Stage(), base, top) for base in bases]
+  known = {path for each in fitting for path in trees.flatten(each)}
+  if set(trees.flatten(top)) - known:
+    fitting = [top] * len(stages)
+  return [
+    {key: value for key, value in each.items() if key != "init_from" or key not in stage}
+    for each, stage in zip(fitting, stages, strict=True)
+  ]
+
+
+def _fitting(prototype: Any, base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of `over` that settings like `prototype`, with the values of `base`, have."""
+  name = str(over.get("name", base.get("name")))
+  prototype = _variants(prototype).get(name, prototype)
+  return {
+    key: _fitting(getattr(prototype, key), base.get(key, {}), value)
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(prototype, key))
+    else value
+    for key, value in over.items()
+    if hasattr(prototype, key)
+  }
 
 
 def to_dict(value: Any) -> Any:
@@ -116,9 +150,11 @@ def _split_overrides(overrides: Sequence[str]) -> tuple[dict, dict]:
     *parents, leaf = path.split(".")
     node = tree
     for parent in parents:
+      if isinstance(node.get(parent), _Text):  # objective.loss=margin, then objective.loss.mix=0.5
+        node[parent] = {"name": node[parent]}
       node = node.setdefault(parent, {})
-      if not isinstance(node, dict):
-        raise ValueError(f"--config.{path}: {parent} was given a value already")
+    if isinstance(node.get(leaf), dict):
+      node, leaf = node[leaf], "name"
     node[leaf] = _Text(text)
   stages = tree.pop("stages", {})
   return tree, stages

@@ -32,6 +32,14 @@ def test_an_override_at_top_level_reaches_every_stage():
   assert parsed["second"].data.root == "2020", "text stays text where text is asked for"
 
 
+def test_an_override_reaches_the_stages_whose_variant_has_the_setting():
+  parsed = stages("objective.loss=margin", "objective.loss.mix=0.5")
+  assert isinstance(parsed["first"].objective, settings.SimCLR)
+  assert parsed["second"].objective.loss == settings.Margin(mix=0.5)
+  with pytest.raises(ValueError, match=r"unknown key objective\.los"):
+    stages("objective.los=margin")
+
+
 def test_an_override_of_one_stage_leaves_the_others():
   parsed = stages("optimizer.lr=3e-4", "stages.second.optimizer.lr=1")
   assert (parsed["first"].optimizer.lr, parsed["second"].optimizer.lr) == (3e-4, 1.0)
