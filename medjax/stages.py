@@ -175,6 +175,7 @@ def fit(bench: Bench, sources: dict[str, pathlib.Path]) -> None:
     course = _Course(bench, saved, writer, record, optim.Best(**meta.get("best", {})))
     if course.over:
       return
+    bench.say("compiling the step, unless an earlier start has")
     end = train_lib.train(
       train_lib.dispatcher(bench.objective, feed.take, bench.mesh),
       mesh_lib.put(bench.mesh, state),
