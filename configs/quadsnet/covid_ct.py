@@ -10,7 +10,7 @@ other work beside it.
 `:paper` is the literal setting of Ali et al. 2021 (batch-norm momentum 0.99, margin loss, Adam
 1e-4, batch 32, no augmentation). With 13 steps an epoch its running statistics lag: after 16 epochs
 it calls every image non-COVID, accuracy 0.517, the majority's, with an AUC of 0.713.
-The same weights with statistics estimated anew before each evaluation,
+The same training with statistics estimated anew before each evaluation,
 `--config.eval.recalibrate=416`: accuracy 0.695 (0.593 to 0.785), AUC 0.725.
 """
 
