@@ -68,11 +68,9 @@ class Checkpoints:
     for manager in self._managers.values():
       manager.close()
 
-  def resume(self, state: base.TrainState) -> tuple[base.TrainState, dict[str, Any]]:
-    """The last checkpoint, or `state` itself and an empty meta where there is none."""
-    if self._managers[LAST].latest_step() is None:
-      return state, {}
-    return self.restore(LAST, state)
+  def resume(self, shapes: base.TrainState) -> tuple[base.TrainState, dict[str, Any]] | None:
+    """The last checkpoint in the structure of `shapes`, or None where there is none yet."""
+    return None if self.latest(LAST) is None else self.restore(LAST, shapes)
 
   def restore(self, kind: str, state: base.TrainState) -> tuple[base.TrainState, dict[str, Any]]:
     """Reads a checkpoint into the structure of `state`.

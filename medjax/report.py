@@ -328,6 +328,7 @@ _PER_CLASS = {
   "PPV": rates.ppv,
   "NPV": rates.npv,
   "F1": rates.f_beta,
+  "accuracy": rates.ovr_accuracy,
 }
 
 

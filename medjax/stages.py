@@ -201,11 +201,10 @@ def _resumed(
   bench: Bench, saved: checkpoint.Checkpoints
 ) -> tuple[base.TrainState, dict[str, Any]] | None:
   """The last checkpoint, where there is one."""
-  if saved.latest(checkpoint.LAST) is None:
-    return None
-  state, meta = saved.restore(checkpoint.LAST, bench.shapes)
-  bench.say(f"resumed from step {int(state.step)}")
-  return state, meta
+  found = saved.resume(bench.shapes)
+  if found is not None:
+    bench.say(f"resumed from step {int(found[0].step)}")
+  return found
 
 
 def _initial(bench: Bench, sources: dict[str, pathlib.Path]) -> base.TrainState:
@@ -295,6 +294,7 @@ class _Course:
     self._bench, self._saved, self._writer = bench, saved, writer
     self._record, self._best = record, best
     self._score = _Scorer(bench, "val") if bench.validates else None
+    self._calibrated = _calibrator(bench)
 
   @property
   def over(self) -> bool:
@@ -321,7 +321,8 @@ class _Course:
     assert self._score is not None
     self._record.pending(step)  # tells a loss that is not finite before it spoils the scores
     select, min_delta = self._bench.stage.eval.select, self._bench.stage.train.min_delta
-    state, table = self._score(state)
+    state = self._calibrated(state)
+    table = self._score(state)
     found = metrics.summary(table)
     value = -found[select] if select in metrics.LOWER_IS_BETTER else found[select]
     self._best = self._best.track(value, step, min_delta)
@@ -333,19 +334,15 @@ class _Course:
 
 
 class _Scorer:
-  """Scores a part, with batch-norm statistics estimated anew where the settings ask for it."""
+  """Scores a part."""
 
   def __init__(self, bench: Bench, part: str):
     self._part, self._classes = bench.splits.parts[part], bench.splits.info.classes
     self._feed = bench.ordered(part, bench.stage.eval.batch_size)
     self._score = evaluate_lib.scorer(bench.objective, self._feed.take, bench.mesh)
-    self._calibrated = _calibrator(bench)
 
-  def __call__(self, state: base.TrainState) -> tuple[base.TrainState, contract.Predictions]:
-    """The state as it was scored, and its predictions."""
-    state = self._calibrated(state)
-    table = evaluate_lib.predict(self._score, state, self._feed, self._part, self._classes)
-    return state, table
+  def __call__(self, state: base.TrainState) -> contract.Predictions:
+    return evaluate_lib.predict(self._score, state, self._feed, self._part, self._classes)
 
 
 def _calibrator(bench: Bench) -> Callable[[base.TrainState], base.TrainState]:
@@ -372,13 +369,19 @@ def score(bench: Bench) -> dict[str, contract.Predictions]:
   """
   if not bench.scores:
     return {}
-  with _checkpoints(bench) as saved:
-    kind = checkpoint.LAST if saved.latest(checkpoint.BEST) is None else checkpoint.BEST
-    state, _ = saved.restore(kind, bench.shapes)
-  state = mesh_lib.put(bench.mesh, state)
+  state = _chosen(bench)
   tables = {}
   for part in bench.splits.parts:
     if part != "train":
-      tables[part] = _Scorer(bench, part)(state)[1]
+      tables[part] = _Scorer(bench, part)(state)
       evaluate_lib.write(bench.folder / f"predictions_{part}.csv", tables[part])
   return tables
+
+
+def _chosen(bench: Bench) -> base.TrainState:
+  """The best state, saved as it was scored; or the last one of a stage without a val part."""
+  with _checkpoints(bench) as saved:
+    if saved.latest(checkpoint.BEST) is not None:
+      return mesh_lib.put(bench.mesh, saved.restore(checkpoint.BEST, bench.shapes)[0])
+    state, _ = saved.restore(checkpoint.LAST, bench.shapes)
+  return _calibrator(bench)(mesh_lib.put(bench.mesh, state))

@@ -5,8 +5,13 @@
 
 from ml_collections import ConfigDict
 
-TRAIN = dict(batch_size=16, length="24 steps", steps_per_dispatch=2)
-OFTEN = dict(log_every="4 steps", checkpoint_every="2 steps")
+TRAIN = dict(
+  batch_size=16,
+  length="24 steps",
+  steps_per_dispatch=2,
+  log_every="4 steps",
+  checkpoint_every="2 steps",
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -16,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model=dict(name="quadsnet", widths=(4, 8), hidden=8, bn_momentum=0.9),
     augment="cxr_safe",
     objective="supervised",
-    train=TRAIN | OFTEN,
+    train=TRAIN,
     eval=dict(bootstrap=100, every="8 steps"),
   )
   pretrain = dict(
