@@ -3,26 +3,45 @@
 Every loss is summed over the classes and left one number an example; the caller masks, sums over
 the devices and divides by the number of examples (not by their weights), as Keras does with class
 weights. Inputs narrower than float32 are widened first; float64 stays.
+
+Labels are [b] class indices, or [b, K] ones and zeros where an image has any number of classes
+(multi-hot). An index out of range (an unlabelled or padded slot) has y = 0 for every class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+PerClass = jax.Array | np.ndarray | None  # [K] factors; None is 1
 
 
 def _wide(x: jax.Array) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _weighted_sum(terms: jax.Array, weights: jax.Array | np.ndarray | None) -> jax.Array:
-  """[b, K] class terms times [K] class weights, summed over the classes."""
-  if weights is None:
-    return terms.sum(axis=-1)
-  return (terms * jnp.asarray(weights, terms.dtype)).sum(axis=-1)
+def _targets(labels: jax.Array, logits: jax.Array) -> jax.Array:
+  """[b, K] y of class indices or multi-hot labels, in the dtype of the logits."""
+  if labels.shape == logits.shape:
+    return labels.astype(logits.dtype)
+  if labels.shape != logits.shape[:-1]:
+    raise ValueError(
+      f"labels {labels.shape} do not fit logits {logits.shape}: give class indices of shape "
+      f"{logits.shape[:-1]}, or ones and zeros of shape {logits.shape}"
+    )
+  return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+
+def _scaled(terms: jax.Array, factors: PerClass) -> jax.Array:
+  """[b, K] class terms times [K] factors, without a change of dtype."""
+  return terms if factors is None else terms * jnp.asarray(factors, terms.dtype)
+
+
+def _weighted_sum(terms: jax.Array, weights: PerClass) -> jax.Array:
+  return _scaled(terms, weights).sum(axis=-1)
 
 
 def softmax_ce(
@@ -30,13 +49,13 @@ def softmax_ce(
   labels: jax.Array,
   *,
   label_smoothing: float = 0.0,
-  weights: jax.Array | np.ndarray | None = None,
+  weights: PerClass = None,
 ) -> jax.Array:
   """Softmax cross-entropy, -sum_k w_k y_k log p_k.
 
   Args:
     logits: [b, K].
-    labels: [b] class indices; one out of range (an unlabelled or padded slot) has y = 0.
+    labels: [b] class indices or [b, K] multi-hot.
     label_smoothing: share of the target that is spread evenly over all classes.
     weights: [K] class weights, by default 1.
 
@@ -44,10 +63,133 @@ def softmax_ce(
     [b] losses.
   """
   log_p = jax.nn.log_softmax(_wide(logits))
-  classes = logits.shape[-1]
-  target = jax.nn.one_hot(labels, classes, dtype=log_p.dtype)
-  target = target * (1 - label_smoothing) + label_smoothing / classes
+  target = _targets(labels, log_p)
+  target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
   return _weighted_sum(-target * log_p, weights)
+
+
+def sigmoid_bce(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  positive: PerClass = None,
+  negative: PerClass = None,
+  weights: PerClass = None,
+) -> jax.Array:
+  """Binary cross-entropy of each class against the rest, q = sigmoid(logits).
+
+  -sum_k w_k {positive_k y_k log q_k + negative_k (1 - y_k) log(1 - q_k)}
+
+  Args:
+    logits: [b, K].
+    labels: [b] class indices or [b, K] multi-hot.
+    positive, negative: [K] weights of presence and of absence, by default 1; those of
+      `imbalance.balanced_bce_weights` make this the loss of CheXNet.
+    weights: [K] class weights, by default 1.
+
+  Returns:
+    [b] losses. An index out of range reads as the absence of every class: mask it.
+  """
+  logits = _wide(logits)
+  target = _targets(labels, logits)
+  present = _scaled(target * jax.nn.log_sigmoid(logits), positive)
+  absent = _scaled((1 - target) * jax.nn.log_sigmoid(-logits), negative)
+  return _weighted_sum(-present - absent, weights)
+
+
+def focal(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  gamma: float = 2.0,
+  alpha: PerClass = None,
+  weights: PerClass = None,
+) -> jax.Array:
+  """Focal loss (Lin et al. 2017, equation 5) of a softmax.
+
+  -sum_k w_k alpha_k (1 - p_k)^gamma y_k log p_k
+
+  Args:
+    logits: [b, K].
+    labels: [b] class indices or [b, K] multi-hot.
+    gamma: how much less an example counts the better it is classified; at 0 this is `softmax_ce`.
+    alpha: [K] balance of the classes, by default 1.
+    weights: [K] class weights, by default 1.
+
+  Returns:
+    [b] losses.
+  """
+  log_p = jax.nn.log_softmax(_wide(logits))
+  terms = -_targets(labels, log_p) * jnp.exp(gamma * _log_of_others(log_p)) * log_p
+  return _weighted_sum(_scaled(terms, alpha), weights)
+
+
+def _log_of_others(log_p: jax.Array) -> jax.Array:
+  """[b, K] log(1 - p_k) of log p, finite with its gradient where p_k rounds to 1.
+
+  A power of 1 - p_k would have an infinite gradient there for gamma < 1. Only the likeliest class
+  can come near, so it alone needs the sum over the others.
+  """
+  likeliest = jax.nn.one_hot(log_p.argmax(axis=-1), log_p.shape[-1], dtype=bool)
+  others = jax.nn.logsumexp(log_p, axis=-1, keepdims=True, where=~likeliest)
+  return jnp.where(likeliest, others, jnp.log1p(-jnp.exp(jnp.where(likeliest, -jnp.inf, log_p))))
+
+
+def sigmoid_focal(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  gamma: float = 2.0,
+  alpha: float = 0.25,
+  weights: PerClass = None,
+) -> jax.Array:
+  """Focal loss (Lin et al. 2017, equation 5) of each class against the rest, q = sigmoid(logits).
+
+  -sum_k w_k {alpha y_k (1 - q_k)^gamma log q_k + (1 - alpha) (1 - y_k) q_k^gamma log(1 - q_k)}
+
+  Args:
+    logits: [b, K].
+    labels: [b] class indices or [b, K] multi-hot.
+    gamma: how much less a decision counts the better it is; at 0 this is a `sigmoid_bce`.
+    alpha: weight of presence; that of absence is 1 - alpha.
+    weights: [K] class weights, by default 1.
+
+  Returns:
+    [b] losses. An index out of range reads as the absence of every class: mask it.
+  """
+  logits = _wide(logits)
+  target = _targets(labels, logits)
+  log_q, log_not_q = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+  present = alpha * target * jnp.exp(gamma * log_not_q) * log_q
+  absent = (1 - alpha) * (1 - target) * jnp.exp(gamma * log_q) * log_not_q
+  return _weighted_sum(-present - absent, weights)
+
+
+def ldam(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  margins: jax.Array | np.ndarray,
+  scale: float = 30.0,
+  weights: PerClass = None,
+) -> jax.Array:
+  """Label-distribution-aware margin loss (Cao et al. 2019, equation 13).
+
+  `softmax_ce` of scale (z_k - margin_k y_k): a class must win by its margin.
+
+  Args:
+    logits: [b, K] cosines, of a classifier with normalised features and weights.
+    labels: [b] class indices or [b, K] multi-hot.
+    margins: [K], those of `imbalance.ldam_margins`.
+    scale: of the cosines, whose softmax alone could not come near 1.
+    weights: [K] class weights, by default 1.
+
+  Returns:
+    [b] losses.
+  """
+  logits = _wide(logits)
+  lowered = logits - _scaled(_targets(labels, logits), margins)
+  return softmax_ce(scale * lowered, labels, weights=weights)
 
 
 def _capsule(logits: jax.Array) -> jax.Array:
@@ -80,7 +222,7 @@ def margin(
   positive: float = 0.9,
   negative: float = 0.1,
   down_weight: float = 0.5,
-  weights: jax.Array | np.ndarray | None = None,
+  weights: PerClass = None,
 ) -> jax.Array:
   """QuadSNet's weighted margin loss (Ali et al. 2021), after Sabour et al. 2017, equation 4.
 
@@ -88,7 +230,7 @@ def margin(
 
   Args:
     logits: [b, K].
-    labels: [b] class indices.
+    labels: [b] class indices or [b, K] multi-hot.
     score: s_k is the squared softmax probability (`prob_sq`: what the paper prints), the
       probability (`prob`), or the squared length of `capsule_lengths` (`capsule`).
     exponent: a; the capsule original has 2. With `prob_sq` and 1 a confident wrong example has
@@ -106,7 +248,7 @@ def margin(
   if score not in _SCORES:
     raise KeyError(f"unknown margin score {score!r}: choose one of {', '.join(_SCORES)}")
   scores = _SCORES[score](_wide(logits))
-  target = jax.nn.one_hot(labels, logits.shape[-1], dtype=scores.dtype)
+  target = _targets(labels, scores)
   present = jnp.maximum(0, positive - scores) ** exponent
   absent = jnp.maximum(0, scores - negative) ** exponent
   return _weighted_sum(target * present + down_weight * (1 - target) * absent, weights)
@@ -154,43 +296,3 @@ def unit_length(embeddings: jax.Array) -> jax.Array:
   embeddings = _wide(embeddings)
   squared = (embeddings**2).sum(axis=-1, keepdims=True)
   return embeddings * jax.lax.rsqrt(jnp.maximum(squared, 1e-6))
-
-
-def _ones(counts: np.ndarray) -> np.ndarray:
-  return np.ones(len(counts))
-
-
-def _balanced(counts: np.ndarray) -> np.ndarray:
-  return counts.sum() / (len(counts) * counts)
-
-
-def _inverse_normalised(counts: np.ndarray) -> np.ndarray:
-  return (1 / counts) / (1 / counts).sum()
-
-
-_CLASS_WEIGHTS = {"none": _ones, "balanced": _balanced, "inv_norm": _inverse_normalised}
-
-
-def class_weights(scheme: str, counts: Sequence[int]) -> np.ndarray:
-  """Class weights from the number of images of each class in the training part.
-
-  Args:
-    scheme: `none` (1), `balanced` (N / (K n_k)) or `inv_norm` ((1 / n_k) / sum_j 1 / n_j).
-    counts: n_k.
-
-  Returns:
-    [K] float64.
-
-  Raises:
-    KeyError: for an unknown scheme.
-    ValueError: for a class without images, whose weight would be infinite.
-  """
-  if scheme not in _CLASS_WEIGHTS:
-    raise KeyError(f"unknown class weights {scheme!r}: choose one of {', '.join(_CLASS_WEIGHTS)}")
-  empty = [index for index, count in enumerate(counts) if count == 0]
-  if empty and scheme != "none":
-    raise ValueError(
-      f"class {empty[0]} has no image in the training part, so {scheme!r} weights do not exist: "
-      "give it images, drop the class, or set objective.class_weights=none"
-    )
-  return _CLASS_WEIGHTS[scheme](np.asarray(counts, np.float64))
