@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import importlib.util
+import math
 import pathlib
 import sys
 import types
@@ -308,15 +309,36 @@ def _paths(prototype: Any, where: str) -> Iterator[str]:
       yield from _paths(value, f"{where}{field.name}.")
 
 
+# Key of a stage -> smallest and largest value.
+_RANGES = {
+  "train.batch_size": (1, math.inf),
+  "train.steps_per_dispatch": (1, math.inf),
+  "train.stop.patience": (0, math.inf),
+  "optimizer.accumulate": (1, math.inf),
+  "optimizer.ema": (0, 0.999999),
+  "optimizer.plateau.patience": (0, math.inf),
+  "optimizer.plateau.factor": (0, 1),
+  "objective.defer_weights": (0, 1),
+}
+
+
+def _check_ranges(stage: settings.Stage) -> None:
+  for key, (low, high) in _RANGES.items():
+    value: Any = stage
+    for name in key.split("."):
+      value = getattr(value, name, low)  # a variant without the setting has no wrong value
+    if not low <= value <= high:
+      limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+      raise ValueError(f"config: {key} = {value} of stage {stage.name!r} must be {limits}")
+
+
 def _check(config: settings.Config) -> None:
   """What no single key can say."""
   names = [stage.name for stage in config.stages]
   if config.compare and (len(config.compare) != 2 or not set(config.compare) <= set(names)):
     raise ValueError(f"config: compare = {config.compare} must name two of the stages {names}")
   for stage in config.stages:
-    for key in ("batch_size", "steps_per_dispatch"):
-      if getattr(stage.train, key) < 1:
-        raise ValueError(f"config: train.{key} of stage {stage.name!r} must be at least 1")
+    _check_ranges(stage)
     if stage.init_from in names[names.index(stage.name) :]:
       raise ValueError(
         f"config: stage {stage.name!r} cannot start from {stage.init_from!r}: "

@@ -21,60 +21,57 @@ from medjax import contract
 from medjax import mesh as mesh_lib
 from medjax.objectives import base
 
-Scorer = Callable[[base.TrainState, Any, Any], jax.Array]
-_SPECS = (mesh_lib.REPLICATED, mesh_lib.REPLICATED, mesh_lib.cut(1))
+_SPECS = (mesh_lib.REPLICATED, mesh_lib.cut(1))
+_AHEAD = 2  # batches that may wait on the devices
 
 
-def scorer(objective: base.Objective, take: Callable, mesh: Mesh) -> Scorer:
-  """A compiled function (state, resident, ticket of k batches) -> scores [k, B, K].
+def scorer(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
+  """A jitted function (state, ticket of k batches with their pixels) -> scores [k, B, K].
 
   Args:
-    objective: whose `forward` gives the scores.
-    take: of the feed that the tickets come from.
-    mesh: to run on.
+    objective: whose `forward` gives the scores. mesh: to run on.
   """
 
-  def score(state, resident, tickets):
-    def one(ticket):
-      return objective.forward(state, take(resident, ticket)).scores
-
-    return lax.map(one, tickets)
+  def score(state, tickets):
+    return lax.map(lambda batch: objective.forward(state, batch).scores, tickets)
 
   return mesh_lib.mapped(score, mesh, _SPECS, mesh_lib.cut(1))
 
 
-def calibrator(objective: base.Objective, take: Callable, mesh: Mesh) -> Callable:
-  """A compiled function (state, resident, tickets) -> state with batch-norm statistics anew.
+def calibrator(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
+  """A jitted function (state, tickets) -> batch-norm statistics anew, for `state.stats`.
 
   The statistics become the mean over the tickets' k batches of each batch's own, with the weights
   as they are now, instead of an average over the weights of the past.
   """
 
-  def calibrate(state, resident, tickets):
-    def one(ticket):
-      return objective.recalibrate(state, take(resident, ticket))
-
-    stats = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), lax.map(one, tickets))
-    return state.replace(stats=stats)
+  def calibrate(state, tickets):
+    each = lax.map(lambda batch: objective.recalibrate(state, batch), tickets)
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
   return mesh_lib.mapped(calibrate, mesh, _SPECS, mesh_lib.REPLICATED)
 
 
 def predict(
-  score: Scorer, state: base.TrainState, feed: Any, part: Any, classes: tuple[str, ...]
+  score: Callable, state: base.TrainState, feed: Any, part: Any, classes: tuple[str, ...]
 ) -> contract.Predictions:
   """Scores every image of a part once.
 
   Args:
-    score: from `scorer`. state: to score. feed: of the part, in order. classes: names of the K
-      columns. part: the table of the images: `name`, `ids`, `groups`, `labels`.
+    score: from `scorer`, compiled or not. state: to score. feed: of the part, in order, streamed.
+    part: the table of the images: `name`, `ids`, `groups`, `labels`. classes: names of the K
+      columns.
 
   Returns:
     The table, in the part's order.
   """
   feed.position = 0
-  rows = [score(state, feed.resident, feed.next(1)) for _ in range(len(feed))]
-  scores = [  # [1, B', K] a batch; slots past its own rows only fill up the devices
+  rows: list[jax.Array] = []  # [1, B', K] a batch
+  for step in range(len(feed)):
+    rows.append(score(state, feed.next(1)))
+    if step >= _AHEAD:
+      rows[step - _AHEAD].block_until_ready()
+  scores = [  # slots past a batch's own rows only fill up the devices
     batch[0, : len(feed.rows(step))] for step, batch in enumerate(jax.device_get(rows))
   ]
   return contract.Predictions(

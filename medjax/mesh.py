@@ -39,13 +39,24 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
   return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
+def like(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
+  """Shapes and types of what `put` would make of a tree of arrays, to compile for."""
+  sharding = NamedSharding(mesh, spec)
+
+  def one(leaf: Any) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+
+  return jax.tree.map(one, tree)
+
+
 def mapped(
   fn: Callable,
   mesh: Mesh,
   in_specs: Any,
   out_specs: Any,
   donate: tuple[int, ...] = (),
-) -> Callable:
+) -> jax.stages.Wrapped:
   """Jits `fn`, written for one replica, over the mesh.
 
   Args:

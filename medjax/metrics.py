@@ -15,7 +15,7 @@ import numpy as np
 from medjax import contract, rates
 
 BINS = 15
-LOWER_IS_BETTER = frozenset({"brier", "ece"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 _BLOCK = 1 << 20  # resamples x images that are looked at together: a few arrays of 8 MB
 
 
@@ -119,6 +119,11 @@ class _Weighted:
     per_image = (distance**2).sum(1) / (2 if k == 2 else 1)
     return rates.ratio(self.weights @ per_image, self.total)
 
+  def log_loss(self) -> rates.Rate:
+    """Mean of -log p of the true class, with p at least 1e-7, as Keras has it."""
+    p = np.maximum(self.scores[np.arange(len(self.labels)), self.labels], 1e-7)
+    return rates.ratio(self.weights @ -np.log(p), self.total)
+
   def reliability(self, bins: int = BINS) -> Reliability:
     """The highest score against how often it is right, in equal bins (low, high] of [0, 1]."""
     confidence = self.scores.max(1)
@@ -157,6 +162,7 @@ METRICS: dict[str, Metric] = {
   "ap": lambda t: t.ranked[1],
   "group_recognition": _Weighted.recognition,
   "ece": _Weighted.ece,
+  "log_loss": _Weighted.log_loss,
   "brier": _Weighted.brier,
 }
 BINARY: dict[str, Metric] = {  # of class 1

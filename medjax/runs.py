@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from medjax import config as config_lib
-from medjax import contract, metrics, report, settings, stages, writer
+from medjax import contract, metrics, report, settings, stages, wiring, writer
 from medjax import mesh as mesh_lib
 
 CONFIG = "config.json"
@@ -42,7 +42,8 @@ def start(
   tree = config_lib.load(spec) if spec else _stored(workdir)
   # What was compiled once, on this machine, is not compiled again by the next start.
   jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(_COMPILED).expanduser()))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   TASKS[task](config_lib.parse(tree, overrides), workdir)
 
 
@@ -74,7 +75,7 @@ def _run(config: settings.Config, workdir: pathlib.Path, fit: Callable) -> None:
   folders = {stage.name: workdir / stage.name for stage in config.stages}
   chapters = []
   for stage in config.stages:
-    bench = stages.wire(config.seed, stage, folders[stage.name], mesh)
+    bench = wiring.wire(config.seed, stage, folders[stage.name], mesh)
     with bench.feeds:
       fit(bench, folders)
       chapters.append(_chapter(bench, stages.score(bench)))
@@ -83,7 +84,7 @@ def _run(config: settings.Config, workdir: pathlib.Path, fit: Callable) -> None:
   print(f"\n{report.terminal_table(found)}\n\nreport: {page}", flush=True)
 
 
-def _chapter(bench: stages.Bench, tables: dict[str, contract.Predictions]) -> report.StageReport:
+def _chapter(bench: wiring.Bench, tables: dict[str, contract.Predictions]) -> report.StageReport:
   """What the report says of a stage."""
   chapter = report.StageReport(
     name=bench.stage.name,

@@ -57,25 +57,53 @@ def interval(steps: int, per_dispatch: int) -> int:
   return max(1, math.ceil(steps / per_dispatch)) * per_dispatch
 
 
-def dispatcher(objective: base.Objective, take: Callable, mesh: Mesh) -> Callable:
-  """The jitted function (state, resident, tickets, key) -> (state, metrics [K]); state is donated.
+def dispatcher(objective: base.Objective, take: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+  """The jitted function of K steps; its state is donated.
 
   Args:
     objective: whose `step` is written for one replica.
     take: of the feed that the tickets come from.
     mesh: to run on.
+
+  Returns:
+    (state, resident, tickets, learning rates [K], key) -> (state, metrics [K]).
   """
 
-  def dispatch(state, resident, tickets, key):
-    def step(state, ticket):
+  def dispatch(state, resident, tickets, lrs, key):
+    def step(state, inputs):
+      ticket, lr = inputs
       batch = take(resident, ticket)
-      return objective.step(state, batch, jax.random.fold_in(key, state.step))
+      return objective.step(state, batch, jax.random.fold_in(key, state.step), lr)
 
-    return lax.scan(step, state, tickets)
+    return lax.scan(step, state, (tickets, lrs))
 
   whole = mesh_lib.REPLICATED
-  specs = (whole, whole, mesh_lib.cut(1), whole)
+  specs = (whole, whole, mesh_lib.cut(1), whole, whole)
   return mesh_lib.mapped(dispatch, mesh, specs, (whole, whole), donate=(0,))
+
+
+def lengths(step: int, total: int, per_dispatch: int) -> tuple[int, ...]:
+  """The different numbers of steps that the calls from `step` to `total` run: K and the rest."""
+  left = total - step
+  return tuple(dict.fromkeys(k for k in (min(per_dispatch, left), left % per_dispatch) if k))
+
+
+def compiled(
+  dispatch: jax.stages.Wrapped, state: base.TrainState, feed: Any, mesh: Mesh, ks: Sequence[int]
+) -> Callable:
+  """`dispatch`, from `dispatcher`, compiled for calls of each of `ks` steps and for no other."""
+  key = mesh_lib.like(mesh, jax.eval_shape(jax.random.key, 0))
+  programs = {
+    k: dispatch.lower(state, feed.resident, feed.like(k), _lrs_like(mesh, k), key).compile()
+    for k in ks
+  }
+  return lambda state, resident, tickets, lrs, key: programs[len(lrs)](
+    state, resident, tickets, lrs, key
+  )
+
+
+def _lrs_like(mesh: Mesh, k: int) -> jax.ShapeDtypeStruct:
+  return mesh_lib.like(mesh, np.zeros(k))
 
 
 def train(
@@ -84,7 +112,9 @@ def train(
   feed: Any,
   hooks: Sequence[Hook],
   record: Record,
+  clock: Clock,
   *,
+  lrs: Callable[[range], jax.Array],
   key: jax.Array,
   step: int,
   total: int,
@@ -93,21 +123,26 @@ def train(
   """Trains from `step` to `total`, or until a hook or a signal ends it.
 
   Args:
-    run: from `dispatcher`. state, feed: at `step`. hooks: run in order where due.
-    record: gathers the metrics. key: on every device. per_dispatch: K.
+    run: from `dispatcher` or `compiled`. state, feed: at `step`. hooks: run in order where due.
+    record: gathers the metrics. clock: is told where the time goes.
+    lrs: puts the learning rates of steps on every device. key: on every device. per_dispatch: K.
   """
   waiting: collections.deque = collections.deque()
   with _signals() as asked, jax.transfer_guard("disallow"):
     while step < total and not asked.is_set():
       k = min(per_dispatch, total - step)
-      state, metrics = run(state, feed.resident, feed.next(k), key)
+      with clock("host"):
+        ticket, rates = feed.next(k), lrs(range(step, step + k))
       step += k
-      record.add(metrics)
-      waiting.append(metrics)
-      if len(waiting) > _AHEAD:
-        jax.block_until_ready(waiting.popleft())
       due = [hook for hook in hooks if step % hook.every == 0 or step == total]
-      ended = [hook.run(step, state) for hook in due]
+      with clock("device"):
+        state, metrics = run(state, feed.resident, ticket, rates, key)
+        record.add(metrics)
+        waiting.append(metrics)
+        while len(waiting) > (0 if due else _AHEAD):  # hooks read what is on the devices
+          jax.block_until_ready(waiting.popleft())
+      with clock("log"):
+        ended = [hook.run(step, state) for hook in due]
       if any(ended):
         break
   return End(step, state, asked.is_set())
@@ -190,11 +225,37 @@ class Record:
       self._write(step, means | (more or {}))
 
 
+class Clock:
+  """Where the loop's time goes.
+
+  `host`: the loop waits for the host to have the next batches ready. `device`: it waits for the
+  devices, as it should. `log`: rows, validation and checkpoints, while the devices have nothing to
+  do.
+  """
+
+  def __init__(self):
+    self._seconds: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    """Counts the time inside as time for `name`."""
+    began = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+  def shares(self) -> dict[str, float]:
+    """Share of each name in the time counted since the last call."""
+    seconds, self._seconds = self._seconds, {}
+    return {name: seconds[name] / sum(seconds.values()) for name in sorted(seconds)}
+
+
 class Progress:
-  """One line a row on stdout: stage, step, rate, time left, loss."""
+  """One line a row on stdout: stage, step, rate, time left, loss, and where the time went."""
 
   def __init__(self, stage: str, step: int, total: int, batch_size: int, shown: Sequence[str]):
-    """Starts the clock at `step`; of a row, the metrics in `shown` are printed."""
+    """Starts at `step`; of a row, the metrics in `shown` are printed."""
     self._stage, self._total, self._batch_size, self._shown = stage, total, batch_size, shown
     self._first, self._began = step, time.perf_counter()
 
@@ -202,13 +263,15 @@ class Progress:
     """Steps a second since the start, everything included."""
     return (step - self._first) / (time.perf_counter() - self._began)
 
-  def line(self, step: int, row: dict[str, float]) -> str:
+  def line(self, step: int, row: dict[str, float], shares: dict[str, float]) -> str:
     """The line to print."""
     rate = self.rate(step)
     left = int((self._total - step) / rate)
     shown = [f"{name} {row[name]:.4f}" for name in self._shown if name in row]
+    spent = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return (
       f"{self._stage}  step {step}/{self._total}  {rate:.2f} steps/s  "
       f"{rate * self._batch_size:.0f} images/s  ETA {left // 60}:{left % 60:02d}  "
       + "  ".join(shown)
+      + f"  ({spent})"
     )

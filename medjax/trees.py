@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 from typing import Any
 
@@ -34,6 +34,23 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
       node = node.setdefault(parent, {})
     node[leaf] = value
   return tree
+
+
+def split(
+  tree: contract.Tree, wanted: Callable[[str], bool]
+) -> tuple[contract.Tree, contract.Tree]:
+  """The leaves whose path is `wanted`, and the others, each as a tree."""
+  flat = flatten(tree)
+  parts = (
+    {path: leaf for path, leaf in flat.items() if wanted(path) is on} for on in (True, False)
+  )
+  first, second = map(unflatten, parts)
+  return first, second
+
+
+def merge(one: contract.Tree, other: contract.Tree) -> contract.Tree:
+  """The leaves of two trees that have none in common, in one."""
+  return unflatten({**flatten(one), **flatten(other)})
 
 
 def count(tree: contract.Tree) -> int:

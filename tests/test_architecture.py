@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "medjax"
 
 BASE = {"contract", "settings", "ops", "trees"}
-LEVEL_0 = BASE | {"config", "losses", "rates", "metrics", "pixels", "augment", "mesh"}
+LEVEL_0 = BASE | {"config", "imbalance", "losses", "rates", "metrics", "pixels", "augment", "mesh"}
 LEVEL_3 = LEVEL_0 | {"objectives.base"}
 LEVEL_4 = LEVEL_0 | {"models", "objectives", "checkpoint", "evaluate"}
 BELOW_5 = LEVEL_4 | {"data", "optim", "writer", "train", "report"}
@@ -39,8 +39,9 @@ TABLE = {
   "page": set(),
   "figures": LEVEL_0,
   "report": LEVEL_4 | {"figures", "page"},
-  "stages": BELOW_5 - {"report"} | {"figures"},
-  "runs": BELOW_5 | {"stages"},
+  "wiring": BELOW_5 - {"report"},
+  "stages": BELOW_5 - {"report"} | {"figures", "wiring"},
+  "runs": BELOW_5 | {"stages", "wiring"},
   "main": {"runs"},
 }
 ONE_NAMESPACE = "settings"  # a folder only for its length: its names are those of one module

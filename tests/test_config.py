@@ -96,6 +96,10 @@ def test_values_are_read_by_the_type_of_their_key():
     ("optimizer.lr=true", "not a number"),
     ("train.batch_size=2.5", "not a whole number"),
     ("train.batch_size=0", "at least 1"),
+    ("optimizer.accumulate=0", "optimizer.accumulate = 0 of stage 'train' must be at least 1"),
+    ("optimizer.ema=1", "between 0 and 0.999999"),
+    ("objective.defer_weights=80", "between 0 and 1"),
+    ("optimizer.plateau.patiense=3", "did you mean 'patience'"),
     ("train.length=3", "50 epochs"),
     ("data.name=phantm", "did you mean 'phantom'"),
     ("data.feed=disk", "'resident', 'streamed'"),
@@ -109,6 +113,16 @@ def test_an_error_says_what_was_meant(override, says):
   with pytest.raises(ValueError, match="config") as error:
     config.parse({}, [override])
   assert says in str(error.value)
+
+
+def test_what_plateau_and_stop_watch_can_be_named():
+  overrides = ["optimizer.plateau.patience=5", "optimizer.plateau.monitor=log_loss"]
+  overrides += ["train.stop.patience=35", "optimizer.freeze=encoder", "optimizer.name=keras_adam"]
+  stage = config.parse({}, overrides).stages[0]
+  assert stage.optimizer == settings.KerasAdam(
+    plateau=settings.Plateau(patience=5, monitor="log_loss"), freeze=("encoder",)
+  )
+  assert stage.train.stop == settings.Patience(patience=35)
 
 
 def test_contradictions_are_refused():

@@ -75,17 +75,18 @@ def test_the_step_can_be_traced(stage):
     ("a", "b"), (size, size, channels), (5, 3), 8, (0.5,) * channels, (0.2,) * channels
   )
   mesh = mesh_lib.make()
-  tx, _ = optim.make(stage.optimizer, 100, 5)
+  optimizer = optim.make(stage.optimizer, 100, 5)
   execution = net_lib.Execution("cpu", axis=contract.AXIS)
   projector = getattr(stage.objective, "projector", None)
   net = models.make(stage.model, info, execution, projector)
-  objective = objectives.make(stage.objective, net, tx, augment.make(stage.augment), info)
+  objective = objectives.make(stage.objective, net, optimizer, augment.make(stage.augment), info)
   state = jax.eval_shape(objective.init, jax.random.key(0))
   pixels = jnp.zeros((8, *info.image_shape), jnp.uint8)
   part = catalogue.Part("train", *(jnp.arange(8),) * 3, fetch=pixels.__getitem__, images=pixels)
   batches = feed.training(part, 16, 0, mesh, "resident")
   run = train.dispatcher(objective, batches.take, mesh)
-  after, metrics = jax.eval_shape(run, state, batches.resident, batches.next(2), jax.random.key(0))
+  inputs = batches.resident, batches.next(2), jnp.zeros(2), jax.random.key(0)
+  after, metrics = jax.eval_shape(run, state, *inputs)
   assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(
     lambda leaf: leaf.shape, state
   )

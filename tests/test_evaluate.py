@@ -29,15 +29,15 @@ def network(axis: str | None) -> net_lib.Net:
 
 def objective():
   net = network(contract.AXIS)
-  tx, _ = optim.make(settings.Adam(), 10, 0)
-  return objectives.make(settings.Supervised(), net, tx, augment_lib.make(settings.Augment()), INFO)
+  optimizer, augmenter = optim.make(settings.Adam(), 10, 0), augment_lib.make(settings.Augment())
+  return objectives.make(settings.Supervised(), net, optimizer, augmenter, INFO)
 
 
 def table(mesh: jax.sharding.Mesh, batch_size: int = 64) -> contract.Predictions:
   images, learnt = part(np.random.default_rng(0)), objective()
   state = mesh_lib.put(mesh, learnt.init(jax.random.key(0)))
-  batches = feed.sequential(images, batch_size, mesh, "resident")
-  score = evaluate.scorer(learnt, batches.take, mesh)
+  batches = feed.sequential(images, batch_size, mesh)
+  score = evaluate.scorer(learnt, mesh)
   return evaluate.predict(score, state, batches, images, CLASSES)
 
 
@@ -62,9 +62,9 @@ def test_a_batch_larger_than_the_part(mesh1, plain):
 def test_recalibrated_statistics_are_the_mean_of_those_of_each_batch(mesh):
   images, learnt = part(np.random.default_rng(0)), objective()
   state = learnt.init(jax.random.key(0))
-  batches = feed.sequential(images, 24, mesh, "resident")
-  calibrate = evaluate.calibrator(learnt, batches.take, mesh)
-  found = calibrate(mesh_lib.put(mesh, state), batches.resident, batches.next(2)).stats
+  batches = feed.sequential(images, 24, mesh)
+  calibrate = evaluate.calibrator(learnt, mesh)
+  found = calibrate(mesh_lib.put(mesh, state), batches.next(2))
   alone = [batch_statistics(state, images.images[at : at + 24]) for at in (0, 24)]
   truth = jax.tree.map(lambda one, other: (one + other) / 2, *alone)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, truth)

@@ -101,6 +101,18 @@ def test_the_same_command_again_goes_on_from_the_end(workdir, capsys):
   assert (workdir / "finetune" / "metrics.jsonl").read_bytes() == log
 
 
+def test_a_stage_that_no_longer_improves_slows_down_and_stops(tmp_path, capsys):
+  """Nothing is good enough to be an improvement: lr halves at each evaluation after the first."""
+  command = [f"--config={TINY}:rules", f"--workdir={tmp_path}/w", "--config.eval.every=2 steps"]
+  command += ["--config.optimizer.plateau.min_delta=9", "--config.train.stop.min_delta=9"]
+  assert run(*command, "--config.train.stop.patience=3", "--config.optimizer.lr=0.01") == 0
+  assert run(*command, "--config.train.stop.patience=3", "--config.optimizer.lr=0.01") == 0
+  rows = writer.read(tmp_path / "w" / "train" / writer.FILE)
+  assert [row["step"] for row in rows] == [2, 4, 6, 8]
+  assert [row["lr"] for row in rows] == [0.01, 0.01, 0.005, 0.0025]
+  assert capsys.readouterr().out.count("resumed from step 8") == 1
+
+
 # What a user may get wrong.
 
 
@@ -124,6 +136,19 @@ def test_an_unknown_metric_is_told_before_training(tmp_path, capsys):
   command = [f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.eval.select=f1_macro"]
   assert "there are accuracy" in told(capsys, *command)
   assert not (tmp_path / "w" / "train" / stages.CHECKPOINTS).exists()
+
+
+def test_what_is_watched_must_exist(tmp_path, capsys):
+  command = [f"--config={TINY}:simclr", f"--workdir={tmp_path}/w", "--config.train.stop.patience=2"]
+  assert "'pretrain' is never validated" in told(capsys, *command)
+  command = [f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.train.stop.monitor=loss"]
+  assert "no metric train.stop.monitor='loss'" in told(capsys, *command)
+
+
+def test_a_frozen_part_that_does_not_exist_is_told(tmp_path, capsys):
+  command = [f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.optimizer.freeze=stem"]
+  text = told(capsys, *command)
+  assert "'stem' fits no parameter" in text and "encoder/cs3" in text
 
 
 def test_debug_shows_the_traceback():

@@ -153,6 +153,18 @@ def test_summary_agrees_with_scikit_learn(k):
     assert found[name] == pytest.approx(value, abs=1e-12), name
 
 
+def test_log_loss_agrees_with_scikit_learn():
+  many = _table(k=3, decimals=9)
+  shares = many.scores / many.scores.sum(1, keepdims=True)
+  many = dataclasses.replace(many, scores=shares)
+  assert metrics.summary(many)["log_loss"] == pytest.approx(sk.log_loss(many.labels, shares))
+
+
+def test_log_loss_of_a_certain_error_is_finite():
+  wrong = dataclasses.replace(_table(n=2, k=2), scores=np.eye(2), labels=np.array([1, 0]))
+  assert metrics.summary(wrong)["log_loss"] == pytest.approx(-np.log(1e-7))
+
+
 def test_brier_agrees_with_scikit_learn():
   two = _table(k=2, decimals=9)
   positive = two.scores[:, 1] / two.scores.sum(1)

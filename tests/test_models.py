@@ -190,6 +190,23 @@ def test_impossible_settings(cfg, message):
     models.make(cfg, _info(), PLAIN)
 
 
+def test_a_cosine_classifier_says_cosines(x64):
+  """Between the features after the hidden layer and each class's column, by NumPy."""
+  cfg, images = (
+    settings.QuadSNet(widths=(4,), hidden=16),
+    np.random.default_rng(0).random((4, 8, 8, 3)),
+  )
+  net = models.make(cfg, _info(8), PLAIN, cosine=True)
+  params, stats = net.init(jax.random.key(0), images)
+  result, _ = net.apply(params, stats, {contract.IMAGE: jnp.asarray(images)}, train=False)
+  head = jax.tree.map(np.asarray, params["head"])
+  features = result.embedding @ head["hidden"]["kernel"] + head["hidden"]["bias"]
+  features, vectors = np.maximum(features, 0), head["classes"]["kernel"]
+  lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(vectors, axis=0)
+  np.testing.assert_allclose(result.output, features @ vectors / lengths, atol=1e-9)
+  assert "bias" not in head["classes"]
+
+
 def test_no_classes_and_no_such_network():
   with pytest.raises(ValueError, match="no labels"):
     models.make(settings.QuadSNet(), _info(classes=0), PLAIN)

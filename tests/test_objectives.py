@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax import augment, contract, losses, models, objectives, optim, pixels, settings
+from medjax import augment, contract, losses, models, objectives, optim, pixels, settings, trees
 from medjax import mesh as mesh_lib
 from medjax.models import net as net_lib
+from medjax.objectives import base
 
 IMAGES, SLOTS, SIZE = 22, 24, 8
 INFO = contract.DataInfo(
@@ -26,6 +27,7 @@ INFO = contract.DataInfo(
   std=(0.3,),
 )
 SGD = settings.SGD(lr=0.5, momentum=0.0, weight_decay=0.0, schedule="constant", clip=0.0)
+LR = np.float64(0.5)
 NO_CHANGE = settings.Augment()
 CHANGE = settings.Augment(rotation=20, zoom=0.2, noise=0.5)
 QUADSNET = settings.QuadSNet(
@@ -66,27 +68,26 @@ def _batch(slots=SLOTS, seed=0):
   }
 
 
-def _objective(cfg, net, change=NO_CHANGE, info=INFO):
-  tx, _ = optim.make(SGD, 10, 0)
-  return objectives.make(cfg, net, tx, augment.make(change), info)
+def _objective(cfg, net, change=NO_CHANGE, info=INFO, rule=SGD):
+  return objectives.make(cfg, net, optim.make(rule, 10, 0), augment.make(change), info)
 
 
-def _real(cfg, change):
-  execution = net_lib.Execution(axis=contract.AXIS)
+def _real(cfg, change, rule=SGD, bn_group=0):
+  execution = net_lib.Execution(axis=contract.AXIS, bn_group=bn_group)
   projector = (16, 4) if isinstance(cfg, settings.SimCLR) else None
-  return _objective(cfg, models.make(QUADSNET, INFO, execution, projector), change)
+  return _objective(cfg, models.make(QUADSNET, INFO, execution, projector), change, rule=rule)
 
 
 def _mapped_step(objective, mesh):
   whole = mesh_lib.REPLICATED
-  specs = (whole, mesh_lib.cut(), whole)
+  specs = (whole, mesh_lib.cut(), whole, whole)
   return mesh_lib.mapped(objective.step, mesh, specs, (whole, whole))
 
 
 def _stepped(objective, mesh, batch, seed=1):
   """(state before, state after, metrics) of one step."""
   state = objective.init(jax.random.key(0))
-  after, metrics = _mapped_step(objective, mesh)(state, batch, jax.random.key(seed))
+  after, metrics = _mapped_step(objective, mesh)(state, batch, jax.random.key(seed), LR)
   return state, after, metrics
 
 
@@ -177,12 +178,118 @@ def test_a_real_network_steps_alike_on_any_devices(cfg, devices):
   _assert_close(found, metrics)
 
 
+def _micro(batch, parts, devices):
+  """The batch as a feed lays it out: each device's slots of a micro-batch, then of the next."""
+  cut = lambda x: x.reshape(parts, devices, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)  # noqa: E731
+  return {name: cut(value) for name, value in batch.items()}
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(devices):
+  """With augmentation, dropout and batch-norm groups of 4 slots, 3 of them in a micro-batch."""
+  mesh, cfg = mesh_lib.make(jax.devices()[:devices]), settings.Supervised()
+  rule = dataclasses.replace(SGD, accumulate=2)
+  whole = _real(cfg, CHANGE, bn_group=4)
+  _, expected, metrics = _stepped(whole, mesh_lib.make(jax.devices()[:1]), _batch())
+  batch = _micro(_batch(), 2, devices)
+  _, after, found = _stepped(_real(cfg, CHANGE, rule, bn_group=4), mesh, batch)
+  _assert_close(after.params, expected.params, atol=1e-12)
+  _assert_close(after.stats, expected.stats, atol=1e-12)
+  _assert_close(found, metrics, atol=1e-12)
+
+
+def test_a_micro_batch_is_the_largest_batch_norm_group(mesh1):
+  """Stated policy: without groups of their own, micro-batches are normalised by themselves."""
+  rule, cfg = dataclasses.replace(SGD, accumulate=2), settings.Supervised()
+  _, whole, _ = _stepped(_real(cfg, NO_CHANGE, rule), mesh1, _batch())
+  _, groups, _ = _stepped(_real(cfg, NO_CHANGE, rule, bn_group=12), mesh1, _batch())
+  _assert_close(whole.params, groups.params, atol=1e-12)
+
+
+def test_simclr_refuses_to_lose_negatives():
+  with pytest.raises(ValueError, match=r"optimizer\.accumulate=2 .* negatives"):
+    _objective(settings.SimCLR(), _linear_net(4), rule=dataclasses.replace(SGD, accumulate=2))
+
+
+def test_frozen_parameters_stay_and_do_not_count(mesh1):
+  rule = dataclasses.replace(SGD, freeze=("encoder/cs3", "*/bias"))
+  before, after, metrics = _stepped(_real(settings.Supervised(), NO_CHANGE, rule), mesh1, _batch())
+  moves = trees.flatten(jax.tree.map(lambda a, b: (a - b) / 0.5, before.params, after.params))
+  frozen = {path for path in moves if path.startswith("encoder/cs3/") or path.endswith("/bias")}
+  assert frozen and all(not moves[path].any() for path in frozen)
+  assert all(moves[path].any() for path in moves if path not in frozen)
+  norm = np.sqrt(sum((np.asarray(move) ** 2).sum() for move in moves.values()))
+  assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-9)
+
+
+def test_the_moving_average_is_what_is_evaluated(mesh1):
+  """After steps 1 and 2 the decay is 2/11 and 3/12, whatever larger one is asked for."""
+  objective = _real(settings.Supervised(), NO_CHANGE, dataclasses.replace(SGD, ema=0.999))
+  step, key = _mapped_step(objective, mesh1), jax.random.key(1)
+  states = [objective.init(jax.random.key(0))]
+  for _ in range(2):
+    states.append(step(states[-1], _batch(), key, LR)[0])
+  for name in ("params", "stats"):
+    zero, one, two = (getattr(state, name) for state in states)
+    first = jax.tree.map(lambda a, v: a * 2 / 11 + v * 9 / 11, zero, one)
+    second = jax.tree.map(lambda a, v: a * 3 / 12 + v * 9 / 12, first, two)
+    _assert_close(getattr(base.evaluated(states[-1]), name), second, atol=1e-12)
+  assert base.evaluated(states[-1]).extra == {}
+
+
+def test_weights_brought_along_are_where_the_average_starts():
+  objective = _real(settings.Supervised(), NO_CHANGE, dataclasses.replace(SGD, ema=0.9))
+  ours, theirs = (objective.init(jax.random.key(seed)) for seed in (0, 1))
+  moved = base.with_weights(ours, theirs.params, theirs.stats)
+  _assert_close(base.evaluated(moved).params, theirs.params, atol=0)
+  _assert_close(moved.params, theirs.params, atol=0)
+
+
+@pytest.mark.parametrize("step", [7, 8])
+def test_class_weights_wait_for_their_time(mesh1, step):
+  """Of 10 steps the first 8 (0 to 7) have equal weights with `defer_weights=0.8`."""
+  late = settings.Supervised(class_weights="balanced", defer_weights=0.8)
+  now = settings.Supervised(class_weights="none" if step == 7 else "balanced")
+  losses_found = []
+  for cfg in (late, now):
+    objective = _objective(cfg, _linear_net(3))
+    state = objective.init(jax.random.key(0)).replace(step=jnp.asarray(step, jnp.int32))
+    mapped = _mapped_step(objective, mesh1)
+    losses_found.append(float(mapped(state, _batch(), jax.random.key(1), LR)[1]["loss"]))
+  assert losses_found[0] == pytest.approx(losses_found[1], abs=1e-12)
+
+
+ONE_VS_REST = [settings.SigmoidBCE(), settings.SigmoidBCE(balanced=True), settings.SigmoidFocal()]
+
+
+@pytest.mark.parametrize(
+  "loss", [*ONE_VS_REST, settings.Focal(), settings.LDAM()], ids=lambda c: c.name
+)
+def test_every_loss_learns_and_gives_probabilities(mesh1, loss):
+  objective = _objective(settings.Supervised(loss=loss), _linear_net(3))
+  step, state = _mapped_step(objective, mesh1), objective.init(jax.random.key(0))
+  series = []
+  for number in range(20):
+    state, metrics = step(state, _batch(), jax.random.key(number), np.float64(0.01))
+    series.append(float(metrics["loss"]))
+  assert series[-1] < series[0], series
+  scores = objective.forward(state, _batch(IMAGES)).scores
+  np.testing.assert_allclose(scores.sum(1), 1, atol=1e-9)
+  assert (scores >= 0).all()
+
+
+def test_one_vs_rest_scores_are_shares_of_the_probabilities():
+  scores = _objective(settings.Supervised(loss=settings.SigmoidBCE()), _linear_net(3)).scores
+  found = scores(jnp.log(jnp.array([[0.5 / 0.5, 0.25 / 0.75, 0.25 / 0.75]])))
+  np.testing.assert_allclose(found, [[0.5, 0.25, 0.25]], atol=1e-9)
+
+
 def test_equal_keys_give_equal_steps_and_other_keys_others(mesh1):
   objective = _objective(settings.Supervised(), _linear_net(3), CHANGE)
   step = _mapped_step(objective, mesh1)
   state = objective.init(jax.random.key(0))
   kernels = [
-    np.asarray(step(state, _batch(), jax.random.key(seed))[0].params["head"]["kernel"])
+    np.asarray(step(state, _batch(), jax.random.key(seed), LR)[0].params["head"]["kernel"])
     for seed in (1, 1, 2)
   ]
   np.testing.assert_array_equal(kernels[0], kernels[1])
@@ -191,7 +298,7 @@ def test_equal_keys_give_equal_steps_and_other_keys_others(mesh1):
 
 def _hlo(objective, mesh):
   state = jax.eval_shape(objective.init, jax.random.key(0))
-  compiled = _mapped_step(objective, mesh).lower(state, _batch(), jax.random.key(1)).compile()
+  compiled = _mapped_step(objective, mesh).lower(state, _batch(), jax.random.key(1), LR).compile()
   return compiled.as_text()
 
 
@@ -233,7 +340,7 @@ def test_collapse_shows_in_the_metrics(mesh):
   state = objective.init(jax.random.key(0))
   head = {"kernel": jnp.zeros_like(state.params["head"]["kernel"]), "bias": jnp.ones(4)}
   step = _mapped_step(objective, mesh)
-  _, metrics = step(state.replace(params={"head": head}), _batch(), jax.random.key(1))
+  _, metrics = step(state.replace(params={"head": head}), _batch(), jax.random.key(1), LR)
   assert float(metrics["loss"]) == pytest.approx(np.log(2 * IMAGES - 1), abs=1e-9)
   assert float(metrics["alignment"]) == pytest.approx(1)
   assert float(metrics["feature_std"]) == pytest.approx(0, abs=1e-9)
@@ -244,7 +351,7 @@ def test_simclr_learns_to_tell_images_apart(mesh1):
   step, state = _mapped_step(objective, mesh1), objective.init(jax.random.key(0))
   series = []
   for number in range(30):
-    state, metrics = step(state, _batch(), jax.random.key(number))
+    state, metrics = step(state, _batch(), jax.random.key(number), LR)
     series.append(float(metrics["loss"]))
   assert series[0] > 0.5 and series[-1] < series[0] / 2
 
@@ -312,7 +419,7 @@ def test_unknown_settings_list_the_known_ones():
   with pytest.raises(KeyError, match="Supervised, SimCLR"):
     _objective(settings.Objective(name="byol"), _linear_net(3))
   with pytest.raises(KeyError, match="SoftmaxCE, Margin"):
-    _objective(settings.Supervised(loss=settings.Loss(name="focal")), _linear_net(3))
+    _objective(settings.Supervised(loss=settings.Loss(name="dice")), _linear_net(3))
 
 
 def test_capsules_refuse_cross_entropy():

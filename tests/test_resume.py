@@ -77,8 +77,9 @@ def test_killed_once(tmp_path):
     (f"--config={TINY}",),
     (f"--config={TINY}", "--config.data.feed=streamed"),
     (f"--config={TINY}:simclr",),
+    (f"--config={TINY}:rules",),
   ],
-  ids=["resident", "streamed", "simclr"],
+  ids=["resident", "streamed", "simclr", "rules"],
 )
 def test_killed_three_times(tmp_path, args):
   assert_survives(tmp_path, 3, *args)

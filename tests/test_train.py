@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,12 @@ class Counting:
     return k
 
   @staticmethod
-  def run(state, resident, k, key):
+  def run(state, resident, k, lrs, key):
     steps = np.arange(state, state + k, dtype=np.float32)
     return state + k, {"loss": jax.device_put(steps**2)}
+
+
+CALLS = dict(clock=train.Clock(), lrs=list, key=None, step=0, total=9, per_dispatch=2)
 
 
 def rows_of(total: int, per_dispatch: int, every: int, step: int = 0, pending=None):
@@ -37,6 +41,8 @@ def rows_of(total: int, per_dispatch: int, every: int, step: int = 0, pending=No
     feed,
     [hook],
     record,
+    train.Clock(),
+    lrs=list,
     key=None,
     step=step,
     total=total,
@@ -62,6 +68,72 @@ def test_a_row_that_was_begun_before_the_run_was_cut_off_comes_out_equal():
   assert resumed == whole
 
 
+class Unread:
+  """A metric [K] on a device that may only be read once its row is due."""
+
+  def __init__(self, values, may_be_read):
+    self._values, self._may_be_read = values, may_be_read
+
+  def block_until_ready(self):
+    return self
+
+  def __array__(self, dtype=None, copy=None):
+    assert self._may_be_read(), "read between two rows of the log"
+    return np.asarray(self._values, dtype)
+
+  def __float__(self):
+    raise AssertionError("read by float(...)")
+
+  item = tolist = __iter__ = __bool__ = __float__
+
+
+def test_metrics_are_read_at_rows_alone():
+  """The transfer guard does not see `np.asarray` or `.item()` on CPU; this does."""
+  feed, rows, flushing = Counting(), [], []
+  record = train.Record(lambda step, row: rows.append((step, row["loss"])), str)
+
+  def run(*args):
+    state, metrics = feed.run(*args)
+    return state, {"loss": Unread(np.asarray(metrics["loss"]), lambda: bool(flushing))}
+
+  def flush(step, state):
+    flushing.append(step)
+    record.flush(step)
+    flushing.clear()
+
+  train.train(run, 0, feed, [train.Hook(4, flush)], record, **CALLS)
+  assert rows == [(4, 3.5), (8, (16 + 25 + 36 + 49) / 4), (9, 64)]
+
+
+def test_a_loop_that_reads_between_rows_is_caught():
+  """The test above can fail: a hook that looks at every call's metrics."""
+  record = train.Record(lambda *_: None, str)
+  record.add({"loss": Unread([1.0], lambda: False)})
+  with pytest.raises(AssertionError, match="between two rows"):
+    record.pending(1)
+
+
+def test_the_clock_tells_where_time_went():
+  clock = train.Clock()
+  for name, seconds in (("device", 0.06), ("host", 0.02)):
+    with clock(name):
+      time.sleep(seconds)
+  shares = clock.shares()
+  assert list(shares) == ["device", "host"] and sum(shares.values()) == pytest.approx(1)
+  assert shares["device"] == pytest.approx(0.75, abs=0.1)
+  with clock("log"):
+    pass
+  assert clock.shares() == {"log": 1}
+
+
+@pytest.mark.parametrize(
+  ("step", "total", "per_dispatch", "expected"),
+  [(0, 8, 4, (4,)), (0, 10, 4, (4, 2)), (8, 10, 4, (2,)), (0, 3, 4, (3,)), (4, 4, 4, ())],
+)
+def test_calls_come_in_at_most_two_lengths(step, total, per_dispatch, expected):
+  assert train.lengths(step, total, per_dispatch) == expected
+
+
 def test_what_a_checkpoint_took_does_not_grow_while_it_is_written():
   record = train.Record(lambda *_: None, str)
   record.add({"loss": jnp.asarray([1.0, 2.0])})
@@ -81,7 +153,7 @@ def test_the_step_of_a_loss_that_is_not_finite_is_told():
 def test_a_hook_can_end_the_stage():
   feed, record = Counting(), train.Record(lambda *_: None, str)
   hooks = [train.Hook(4, lambda step, state: True)]
-  end = train.train(feed.run, 0, feed, hooks, record, key=None, step=0, total=9, per_dispatch=2)
+  end = train.train(feed.run, 0, feed, hooks, record, **CALLS)
   assert end.step == 4 and not end.stopped
 
 
@@ -89,7 +161,7 @@ def test_a_hook_can_end_the_stage():
 def test_a_signal_ends_the_loop_after_the_call_it_came_in(number):
   feed, record = Counting(), train.Record(lambda *_: None, str)
   hooks = [train.Hook(4, lambda step, state: os.kill(os.getpid(), number))]
-  end = train.train(feed.run, 0, feed, hooks, record, key=None, step=0, total=9, per_dispatch=2)
+  end = train.train(feed.run, 0, feed, hooks, record, **CALLS)
   assert end.step == 4 and end.stopped
 
 
@@ -99,7 +171,7 @@ def test_intervals_are_multiples_of_k():
 
 def test_a_line_shows_stage_step_rate_time_left_and_loss():
   progress = train.Progress("pretrain", 0, 100, 32, ("loss",))
-  line = progress.line(50, {"loss": 0.25, "lr": 1.0})
-  for word in ("pretrain", "step 50/100", "steps/s", "images/s", "ETA", "loss 0.2500"):
+  line = progress.line(50, {"loss": 0.25, "lr": 1.0}, {"device": 0.9, "host": 0.1})
+  for word in ("pretrain", "step 50/100", "steps/s", "images/s", "ETA", "loss 0.2500", "host 10%"):
     assert word in line
   assert "lr" not in line

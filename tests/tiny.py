@@ -1,6 +1,7 @@
 """A config that trains in seconds: a very small QuadSNet on synthetic images.
 
-`:simclr` pretrains on them instead; `:stages` does one after the other.
+`:simclr` pretrains on them instead; `:stages` does one after the other; `:rules` has every rule
+whose state must outlive a kill: moving average, plateau, early stopping, accumulated gradients.
 """
 
 from ml_collections import ConfigDict
@@ -30,6 +31,17 @@ def get_config(arg: str = "") -> ConfigDict:
     objective="simclr",
     augment="simclr_gray",
   )
+  if arg == "rules":
+    config["optimizer"] = dict(
+      name="keras_adam",
+      schedule="constant",
+      accumulate=2,
+      ema=0.9,
+      freeze=("encoder/cs3",),
+      plateau=dict(monitor="log_loss", patience=1, min_delta=0.05, factor=0.5),
+    )
+    config["train"] = TRAIN | dict(stop=dict(monitor="accuracy", patience=6))
+    config["objective"] = dict(name="supervised", loss="ldam", defer_weights=0.5)
   if arg == "simclr":
     config["stages"] = (pretrain,)
   if arg == "stages":

@@ -8,7 +8,8 @@ microseconds a row, most where rows are few; an epoch as one element takes them 
 
 A resident feed holds all pixels on the devices and sends rows; a streamed feed decodes in Grain's
 threads and sends pixels. Either way the copy to the devices is explicit, K steps at a time, and
-`take` gives the pixels of a step inside the mapped function.
+`take` gives the pixels of a step inside the mapped function. Evaluation sees an image once, so its
+feed is always streamed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Feed(Protocol):
       ValueError: past the end, or an image cannot be read; its id is in the text.
     """
 
+  def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a ticket of `k` steps looks like, to compile for it."""
+
   def take(self, resident: dict[str, jax.Array], ticket: Ticket) -> contract.Batch:
     """One step's batch from its slice of a ticket; pure, for use inside a mapped function."""
 
@@ -72,6 +76,7 @@ def training(
   kind: catalogue.Kind,
   position: int = 0,
   threads: int = 0,
+  accumulate: int = 1,
 ) -> Feed:
   """An endless feed of shuffled epochs.
 
@@ -83,31 +88,40 @@ def training(
     kind: `resident` needs `part.images`.
     position: the step to go on from.
     threads: that decode, when streamed; 0 means one a core.
+    accumulate: micro-batches of a batch: every device has an equal run of slots of each, one
+      micro-batch after the other.
   """
   rows = _shuffled(len(part), batch_size, seed)
-  plan = _Plan(rows, mesh_lib.padded(batch_size, mesh), sys.maxsize)
-  return _make(part, plan, mesh, kind, position, threads)
+  plan = _Plan(rows, _layout(batch_size, accumulate, mesh), sys.maxsize)
+  if kind == "resident":
+    return _Resident(part, plan, mesh, position)
+  return _Streamed(part, plan, mesh, position, threads)
 
 
-def sequential(
-  part: catalogue.Part, batch_size: int, mesh: Mesh, kind: catalogue.Kind, threads: int = 0
-) -> Feed:
+def sequential(part: catalogue.Part, batch_size: int, mesh: Mesh, threads: int = 0) -> Feed:
   """A feed of every row once, in the part's order; masked slots fill up the last batch."""
   every = np.arange(len(part))
 
   def rows(step: int) -> np.ndarray:
     return every[step * batch_size : (step + 1) * batch_size]
 
-  plan = _Plan(rows, mesh_lib.padded(batch_size, mesh), -(-len(part) // batch_size))
-  return _make(part, plan, mesh, kind, 0, threads)
+  plan = _Plan(rows, _layout(batch_size, 1, mesh), -(-len(part) // batch_size))
+  return _Streamed(part, plan, mesh, 0, threads)
 
 
-def _make(
-  part: catalogue.Part, plan: _Plan, mesh: Mesh, kind: catalogue.Kind, position: int, threads: int
-) -> Feed:
-  if kind == "resident":
-    return _Resident(part, plan, mesh, position)
-  return _Streamed(part, plan, mesh, position, threads or os.cpu_count() or 1)
+def _layout(batch_size: int, parts: int, mesh: Mesh) -> np.ndarray:
+  """[B'] the slots in the order in which the devices cut them; those that only fill up come last.
+
+  A micro-batch is a run of the batch's slots, whatever the number of devices.
+  """
+  if batch_size % parts:
+    raise ValueError(f"optimizer.accumulate={parts} does not divide train.batch_size={batch_size}")
+  size = batch_size // parts
+  wide = mesh_lib.padded(size, mesh)
+  slots = np.arange(batch_size).reshape(parts, size)
+  filling = batch_size + np.arange(parts * (wide - size)).reshape(parts, -1)
+  laid = np.concatenate([slots, filling], axis=1).reshape(parts, mesh.size, -1)
+  return laid.swapaxes(0, 1).ravel().astype(np.int32)
 
 
 def _shuffled(size: int, batch_size: int, seed: int) -> Rows:
@@ -127,20 +141,22 @@ def _shuffled(size: int, batch_size: int, seed: int) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-  """Which row goes into which slot: `rows`, `slots` (B', padded to the devices), `steps`."""
+  """Which row goes into which slot: `rows`, `slots` in the devices' order [B'], `steps`."""
 
   rows: Rows
-  slots: int
+  slots: np.ndarray
   steps: int
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
-    """Index, slot and mask of a step, each [B']; filling slots are last, with row 0 and mask 0."""
+    """Index, slot and mask of a step, each [B']; slots without a row have row 0 and mask 0."""
     rows = self.rows(step)
-    index = np.zeros(self.slots, np.int32)
-    index[: len(rows)] = rows
-    slot = np.arange(self.slots, dtype=np.int32)
-    mask = (slot < len(rows)).astype(np.float32)
-    return {contract.INDEX: index, contract.SLOT: slot, contract.MASK: mask}
+    filled = self.slots < len(rows)
+    index = np.where(filled, rows[np.where(filled, self.slots, 0)], 0)
+    return {
+      contract.INDEX: index.astype(np.int32),
+      contract.SLOT: self.slots,
+      contract.MASK: filled.astype(jax.dtypes.canonicalize_dtype(float)),
+    }
 
   def steps_from(self, position: int, k: int) -> range:
     """The next k steps."""
@@ -149,6 +165,12 @@ class _Plan:
         f"{k} steps asked for at step {position} of {self.steps}: set position = 0 to start again"
       )
     return range(position, position + k)
+
+
+def _like(batch: dict[str, np.ndarray], k: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+  """What `k` batches look like on the mesh."""
+  wide = {name: np.broadcast_to(value, (k, *value.shape)) for name, value in batch.items()}
+  return mesh_lib.like(mesh, wide, mesh_lib.cut(1))
 
 
 def _stack(batches: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -177,6 +199,9 @@ class _Resident:
     self.position = steps.stop
     return mesh_lib.put(self._mesh, _stack(map(self._plan.batch, steps)), mesh_lib.cut(1))
 
+  def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return _like(self._plan.batch(0), k, self._mesh)
+
   def take(self, resident: dict[str, jax.Array], ticket: Ticket) -> contract.Batch:
     index = ticket[contract.INDEX]
     rows = {name: a.at[index].get(mode="promise_in_bounds") for name, a in resident.items()}
@@ -190,7 +215,8 @@ class _Streamed:
   """A feed that decodes while the devices work; tickets carry the pixels and labels."""
 
   def __init__(self, part: catalogue.Part, plan: _Plan, mesh: Mesh, position: int, threads: int):
-    self._part, self._plan, self._mesh, self._threads = part, plan, mesh, threads
+    self._part, self._plan, self._mesh = part, plan, mesh
+    self._threads = threads or os.cpu_count() or 1
     self._first = self._fetch(0)  # [H, W, C]; what filling slots show
     self._position = position
     self._ahead: grain.DatasetIterator | None = None
@@ -218,6 +244,14 @@ class _Streamed:
     self._position = steps.stop
     return mesh_lib.put(self._mesh, ticket, mesh_lib.cut(1))
 
+  def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
+    slots = len(self._plan.slots)
+    pixels = {
+      contract.IMAGE: np.broadcast_to(self._first, (slots, *self._first.shape)),
+      contract.LABEL: np.zeros(slots, np.int32),
+    }
+    return _like(self._plan.batch(0) | pixels, k, self._mesh)
+
   def take(self, resident: dict[str, jax.Array], ticket: Ticket) -> contract.Batch:
     del resident
     return dict(ticket)
@@ -238,13 +272,23 @@ class _Streamed:
     return iter(batches[steps.start :].to_iter_dataset(options))
 
   def _batch(self, step: int) -> dict[str, np.ndarray]:
-    batch, rows = self._plan.batch(step), self.rows(step)
-    images = np.empty((self._plan.slots, *self._first.shape), self._first.dtype)
-    for slot, row in enumerate(rows):
-      images[slot] = self._fetch(row)
-    images[len(rows) :] = self._first
-    labels = self._part.labels[batch[contract.INDEX]].astype(np.int32)
-    return {**batch, contract.IMAGE: images, contract.LABEL: labels}
+    batch = self._plan.batch(step)
+    index = batch[contract.INDEX]
+    labels = self._part.labels[index].astype(np.int32)
+    return {
+      **batch,
+      contract.IMAGE: self._pixels(index, batch[contract.MASK]),
+      contract.LABEL: labels,
+    }
+
+  def _pixels(self, index: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """[B', H, W, C]; filling slots show row 0."""
+    if self._part.images is not None:
+      return self._part.images[index]
+    images = np.broadcast_to(self._first, (len(index), *self._first.shape)).copy()
+    for slot in np.flatnonzero(mask):
+      images[slot] = self._fetch(index[slot])
+    return images
 
   def _fetch(self, row: int) -> np.ndarray:
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flax import linen as nn
+
 from medjax import contract, settings
 from medjax.models import heads, mednet, net, quadsnet
 
@@ -20,6 +22,7 @@ def make(
   info: contract.DataInfo,
   execution: net.Execution,
   projector: tuple[int, int] | None = None,
+  cosine: bool = False,
 ) -> net.Net:
   """A network for these data.
 
@@ -28,6 +31,7 @@ def make(
     info: its classes, image shape and pixel statistics.
     execution: how to run it.
     projector: (hidden, out) widths of a projector to put in the classifier's place.
+    cosine: makes the classifier's logits cosines.
 
   Raises:
     KeyError: for settings of no known network.
@@ -39,5 +43,7 @@ def make(
   if projector is None and not info.classes:
     raise ValueError("a classifier needs classes, and these data have no labels: use labelled data")
   parts = MODELS[type(cfg)](cfg, info)
-  head = parts.classifier if projector is None else heads.Projector(*projector, cfg.bn_epsilon)
+  head: nn.Module = parts.classifier.clone(cosine=cosine)
+  if projector is not None:
+    head = heads.Projector(*projector, cfg.bn_epsilon)
   return net.wrap(parts.encoder, head, parts.kernel_init, execution, cfg.bn_momentum)

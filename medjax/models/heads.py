@@ -5,6 +5,7 @@ from __future__ import annotations
 from flax import linen as nn
 import jax
 
+from medjax import losses
 from medjax.models import blocks, net
 
 
@@ -15,11 +16,13 @@ class Classifier(nn.Module):
     classes: K.
     hidden: width of the first dense layer; 0 leaves it, its ReLU and the dropout out.
     dropout: rate between the two.
+    cosine: logits are cosines between features and class vectors (Cao et al. 2019, LDAM).
   """
 
   classes: int
   hidden: int
   dropout: float
+  cosine: bool = False
 
   @nn.compact
   def __call__(self, embedding: jax.Array, mode: net.Mode) -> jax.Array:
@@ -28,7 +31,21 @@ class Classifier(nn.Module):
     if self.hidden:
       x = blocks.Dense(self.hidden, name="hidden")(x, mode)
       x = blocks.Dropout(self.dropout, name="dropout")(jax.nn.relu(x), mode)
+    if self.cosine:
+      return Cosine(self.classes, name="classes")(x, mode)
     return blocks.Dense(self.classes, name="classes")(x, mode)
+
+
+class Cosine(nn.Module):
+  """Cosines between features and one vector a class."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
+    """[b, D] to cosines [b, classes]."""
+    kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.classes))
+    return losses.unit_length(x) @ losses.unit_length(kernel.T).T
 
 
 class Projector(nn.Module):

@@ -121,7 +121,7 @@ class Parts:
   """
 
   encoder: nn.Module
-  classifier: nn.Module
+  classifier: nn.Module  # with the field `cosine`
   kernel_init: initial.KernelInit
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import optax
-
-from medjax import augment, contract, settings
+from medjax import augment, contract, optim, settings
 from medjax.models import net as net_lib
 from medjax.objectives import base, contrastive, supervised
 
@@ -19,7 +17,7 @@ OBJECTIVES: dict[type[settings.Objective], Callable] = {
 def make(
   cfg: settings.Objective,
   net: net_lib.Net,
-  tx: optax.GradientTransformation,
+  optimizer: optim.Optimizer,
   augmenter: augment.Augmenter,
   info: contract.DataInfo,
 ) -> base.Objective:
@@ -28,7 +26,7 @@ def make(
   Args:
     cfg: one of the objective settings.
     net: the network, with the head that the objective needs.
-    tx: the optimiser.
+    optimizer: how parameters move.
     augmenter: of the training images.
     info: what there is to know about the data.
 
@@ -38,4 +36,4 @@ def make(
   if type(cfg) not in OBJECTIVES:
     names = ", ".join(known.__name__ for known in OBJECTIVES)
     raise KeyError(f"no objective for {type(cfg).__name__}: choose one of {names}")
-  return OBJECTIVES[type(cfg)](cfg, net, tx, augmenter, info)
+  return OBJECTIVES[type(cfg)](cfg, net, optimizer, augmenter, info)

@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax import contract, pixels
+from medjax import contract, optim, pixels, trees
 from medjax.models import net as net_lib
+
+AVERAGE = "average"  # in `TrainState.extra`: {"params": ..., "stats": ...}
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -29,7 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: int32, steps done.
     params: what the gradient is taken of. stats: running statistics of batch norm, and constants.
     opt_state: of the optimiser.
-    extra: what an objective keeps besides.
+    extra: what is kept besides: the moving average of params and stats under `AVERAGE`.
   """
 
   step: jax.Array
@@ -46,14 +48,14 @@ class Objective(Protocol):
     """A state at step 0 with random weights."""
 
   def step(
-    self, state: TrainState, batch: contract.Batch, key: jax.Array
+    self, state: TrainState, batch: contract.Batch, key: jax.Array, lr: jax.Array
   ) -> tuple[TrainState, contract.Metrics]:
     """One replica's step, with collectives over `contract.AXIS`.
 
     Args:
       state: the same on all replicas.
       batch: this replica's slots of the global batch.
-      key: of this step, the same on all replicas.
+      key: of this step, the same on all replicas. lr: its learning rate, likewise.
 
     Returns:
       The state after it and its metrics, "loss" among them, both the same on all replicas.
@@ -73,13 +75,22 @@ def named(key: jax.Array, name: str) -> jax.Array:
 
 def initial_state(
   net: net_lib.Net,
-  tx: optax.GradientTransformation,
+  optimizer: optim.Optimizer,
   image_shape: tuple[int, int, int],
   key: jax.Array,
 ) -> TrainState:
-  """A state at step 0 with nothing extra."""
+  """A state at step 0 with random weights."""
   params, stats = net.init(named(key, "init"), jnp.zeros((1, *image_shape)))
-  return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), {})
+  zero, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
+  extra = {AVERAGE: {"params": params, "stats": stats}} if optimizer.ema else {}
+  return TrainState(zero, params, stats, opt_state, extra)
+
+
+def with_weights(state: TrainState, params: contract.Tree, stats: contract.Tree) -> TrainState:
+  """A state at step 0 with other weights, in its moving average too."""
+  weights = {"params": params, "stats": stats}
+  extra = {name: weights if name == AVERAGE else value for name, value in state.extra.items()}
+  return state.replace(**weights, extra=extra)
 
 
 def with_floats(batch: contract.Batch) -> contract.Batch:
@@ -88,33 +99,56 @@ def with_floats(batch: contract.Batch) -> contract.Batch:
 
 
 def reduced_gradients(
-  fn: Callable[[contract.Tree], tuple[jax.Array, tuple[contract.Metrics, Any]]],
+  fn: Callable[[contract.Tree, contract.Batch], tuple[jax.Array, tuple[contract.Metrics, Any]]],
+  optimizer: optim.Optimizer,
   params: contract.Tree,
-  mask: jax.Array,
+  batch: contract.Batch,
 ) -> tuple[contract.Tree, contract.Metrics, Any]:
   """Gradients and metrics of the mean over all examples of the global batch, in one all-reduce.
 
+  With `optimizer.accumulate` the batch goes through `fn` in micro-batches, one after the other,
+  whose sums are added up. That changes memory, not the mathematics, as long as no loss looks
+  beyond its example and no batch-norm group beyond its micro-batch.
+
   Args:
-    fn: params -> (losses [n], (other metrics [n] by name, anything)). Where it gathers from other
-      replicas, gradients flow back to them.
-    params: where to differentiate, the same on all replicas.
-    mask: [n] 0 for slots that do not count.
+    fn: (params, batch) -> (losses [n], (other metrics [n] by name, tree of arrays)). Where it
+      gathers from other replicas, gradients flow back to them.
+    optimizer: says which parameters to differentiate by.
+    params: all of them, the same on all replicas.
+    batch: this replica's; 0 in its mask for slots that do not count.
 
   Returns:
-    Gradients and metrics ("loss", the others and "grad_norm"), the same on all replicas, and
-    what else `fn` returned.
+    Gradients of the parameters that learn and metrics ("loss", the others and "grad_norm"), the
+    same on all replicas, and what else `fn` returned, its mean over the micro-batches.
   """
+  learning, fixed = optimizer.split(params)
 
-  def total(params):
-    losses, (metrics, rest) = fn(params)
-    sums = {name: jnp.sum(mask * values) for name, values in metrics.items()}
-    return jnp.sum(mask * losses), (sums, rest)
+  def total(learning, batch):
+    losses, (metrics, rest) = fn(trees.merge(learning, fixed), batch)
+    mask = batch[contract.MASK].astype(losses.dtype)
+    sums = {name: jnp.sum(mask * values) for name, values in {"loss": losses, **metrics}.items()}
+    return sums["loss"], (sums, mask.sum(), rest)
 
-  (loss, (sums, rest)), grads = jax.value_and_grad(total, has_aux=True)(params)
-  count = mask.sum(dtype=loss.dtype)
-  grads, sums, count = _all_reduced((grads, {"loss": loss, **sums}, count))
-  grads, metrics = jax.tree.map(lambda total: total / count, (grads, sums))
+  def summed(batch):
+    (_, (sums, count, rest)), grads = jax.value_and_grad(total, has_aux=True)(learning, batch)
+    return grads, sums, count, rest
+
+  *sums, rest = _accumulated(summed, batch, optimizer.accumulate)
+  grads, metrics, count = _all_reduced(tuple(sums))
+  grads, metrics = jax.tree.map(lambda total: total / count, (grads, metrics))
   return grads, {**metrics, "grad_norm": optax.tree.norm(grads)}, rest
+
+
+def _accumulated(summed: Callable, batch: contract.Batch, parts: int) -> tuple:
+  """(..., rest) of `summed` over `parts` micro-batches: sums added up, the mean of the rest."""
+  if parts == 1:
+    return summed(batch)
+  micro = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+  shapes = jax.eval_shape(summed, jax.tree.map(lambda x: x[0], micro))
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  add = lambda total, part: jax.tree.map(jnp.add, total, summed(part))  # noqa: E731
+  *sums, rest = lax.scan(lambda total, part: (add(total, part), None), zeros, micro)[0]
+  return *sums, jax.tree.map(lambda total: total / parts, rest)
 
 
 def _all_reduced(tree: contract.Tree) -> contract.Tree:
@@ -132,14 +166,26 @@ def _all_reduced(tree: contract.Tree) -> contract.Tree:
 
 def updated(
   state: TrainState,
-  tx: optax.GradientTransformation,
+  optimizer: optim.Optimizer,
   grads: contract.Tree,
   stats: contract.Tree,
+  lr: jax.Array,
 ) -> TrainState:
   """The state one step later."""
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  return state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
+  params, opt_state = optimizer.apply(grads, state.opt_state, state.params, lr)
+  step, extra = state.step + 1, dict(state.extra)
+  if AVERAGE in extra:
+    values = {"params": params, "stats": stats}
+    extra[AVERAGE] = optimizer.averaged(extra[AVERAGE], values, step)
+  return TrainState(step, params, stats, opt_state, extra)
+
+
+def evaluated(state: TrainState) -> TrainState:
+  """The state as it is evaluated: its moving average, where it keeps one, in the weights' place."""
+  if AVERAGE not in state.extra:
+    return state
+  extra = {name: value for name, value in state.extra.items() if name != AVERAGE}
+  return state.replace(**state.extra[AVERAGE], extra=extra)
 
 
 def batch_statistics(net: net_lib.Net, state: TrainState, batch: contract.Batch) -> contract.Tree:

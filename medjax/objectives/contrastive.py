@@ -8,9 +8,8 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
-from medjax import augment, contract, losses, settings
+from medjax import augment, contract, losses, optim, settings
 from medjax.models import net as net_lib
 from medjax.objectives import base
 
@@ -25,24 +24,24 @@ class SimCLR:
 
   Attributes:
     net: with projections [b, D] as its output.
-    tx: the optimiser.
+    optimizer: how parameters move.
     augmenter: draws the views.
     temperature: of NT-Xent.
     image_shape: (height, width, channels).
   """
 
   net: net_lib.Net
-  tx: optax.GradientTransformation
+  optimizer: optim.Optimizer
   augmenter: augment.Augmenter
   temperature: float
   image_shape: tuple[int, int, int]
 
   def init(self, key: jax.Array) -> base.TrainState:
     """See `Objective`."""
-    return base.initial_state(self.net, self.tx, self.image_shape, key)
+    return base.initial_state(self.net, self.optimizer, self.image_shape, key)
 
   def step(
-    self, state: base.TrainState, batch: contract.Batch, key: jax.Array
+    self, state: base.TrainState, batch: contract.Batch, key: jax.Array, lr: jax.Array
   ) -> tuple[base.TrainState, contract.Metrics]:
     """See `Objective`.
 
@@ -54,7 +53,7 @@ class SimCLR:
     everyones_mask = lax.all_gather(mask, contract.AXIS, tiled=True)
     row = lax.axis_index(contract.AXIS) * len(mask) + jnp.arange(len(mask))
 
-    def fn(params):
+    def fn(params, views):
       dropout = base.named(key, "dropout")
       result, stats = self.net.apply(params, state.stats, views, train=True, key=dropout)
       ours = losses.unit_length(result.output)  # [2b, D]
@@ -69,9 +68,11 @@ class SimCLR:
       )
       return loss, ({"alignment": _pair_cosines(ours)}, (stats, everyones))
 
-    grads, metrics, (stats, everyones) = base.reduced_gradients(fn, state.params, mask)
+    grads, metrics, (stats, everyones) = base.reduced_gradients(
+      fn, self.optimizer, state.params, views
+    )
     metrics["feature_std"] = spread(everyones, everyones_mask)
-    return base.updated(state, self.tx, grads, stats), metrics
+    return base.updated(state, self.optimizer, grads, stats, lr), metrics
 
   def forward(self, state: base.TrainState, batch: contract.Batch) -> contract.Outputs:
     """See `Objective`; there are no scores."""
@@ -96,12 +97,21 @@ class SimCLR:
 def make(
   cfg: settings.SimCLR,
   net: net_lib.Net,
-  tx: optax.GradientTransformation,
+  optimizer: optim.Optimizer,
   augmenter: augment.Augmenter,
   info: contract.DataInfo,
 ) -> SimCLR:
-  """Builds the objective; `cfg.projector` is for who builds the net."""
-  return SimCLR(net, tx, augmenter, cfg.temperature, info.image_shape)
+  """Builds the objective; `cfg.projector` is for who builds the net.
+
+  Raises:
+    ValueError: for accumulated gradients, whose micro-batches would not see each other's negatives.
+  """
+  if optimizer.accumulate > 1:
+    raise ValueError(
+      f"optimizer.accumulate={optimizer.accumulate} would take the negatives of simclr from a "
+      "micro-batch alone: set it to 1, and train.batch_size to what fits"
+    )
+  return SimCLR(net, optimizer, augmenter, cfg.temperature, info.image_shape)
 
 
 def spread(embeddings: jax.Array, mask: jax.Array) -> jax.Array:

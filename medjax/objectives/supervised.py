@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
-from medjax import augment, contract, losses, settings
+from medjax import augment, contract, imbalance, losses, optim, settings
 from medjax.models import net as net_lib
 from medjax.objectives import base
+
+# (logits [b, K], labels [b], class weights [K]) -> [b]; logits [b, K] -> class probabilities [b, K]
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Scores = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,43 +25,50 @@ class Supervised:
 
   Attributes:
     net: with logits [b, K] as its output.
-    tx: the optimiser.
+    optimizer: how parameters move.
     augmenter: of the training images.
-    loss: (logits [b, K], labels [b]) -> [b], class weights inside.
-    scores: logits [b, K] -> class probabilities [b, K], as the loss understands the logits.
+    loss: between logits and labels.
+    scores: class probabilities, as the loss understands the logits.
+    weights: of the classes.
+    weights_from: step at which they begin to apply; all are 1 before.
     image_shape: (height, width, channels).
   """
 
   net: net_lib.Net
-  tx: optax.GradientTransformation
+  optimizer: optim.Optimizer
   augmenter: augment.Augmenter
-  loss: Callable[[jax.Array, jax.Array], jax.Array]
-  scores: Callable[[jax.Array], jax.Array]
+  loss: Loss
+  scores: Scores
+  weights: tuple[float, ...]
+  weights_from: int
   image_shape: tuple[int, int, int]
 
   def init(self, key: jax.Array) -> base.TrainState:
     """See `Objective`."""
-    return base.initial_state(self.net, self.tx, self.image_shape, key)
+    return base.initial_state(self.net, self.optimizer, self.image_shape, key)
 
   def step(
-    self, state: base.TrainState, batch: contract.Batch, key: jax.Array
+    self, state: base.TrainState, batch: contract.Batch, key: jax.Array, lr: jax.Array
   ) -> tuple[base.TrainState, contract.Metrics]:
     """See `Objective`; the metrics are loss, accuracy and grad_norm."""
-    batch = base.with_floats(batch)
-    images, slots, labels = (
-      batch[name] for name in (contract.IMAGE, contract.SLOT, contract.LABEL)
-    )
-    batch[contract.IMAGE] = self.augmenter(base.named(key, "augment"), images, slots)
+    weights = jnp.where(state.step >= self.weights_from, jnp.asarray(self.weights), 1)
 
-    def fn(params):
+    def fn(params, batch):
+      batch, labels = self._augmented(batch, base.named(key, "augment")), batch[contract.LABEL]
       dropout = base.named(key, "dropout")
       result, stats = self.net.apply(params, state.stats, batch, train=True, key=dropout)
       logits = result.output
       hits = self.scores(logits).argmax(axis=-1) == labels
-      return self.loss(logits, labels), ({"accuracy": hits.astype(logits.dtype)}, stats)
+      metrics = {"accuracy": hits.astype(logits.dtype)}
+      return self.loss(logits, labels, weights), (metrics, stats)
 
-    grads, metrics, stats = base.reduced_gradients(fn, state.params, batch[contract.MASK])
-    return base.updated(state, self.tx, grads, stats), metrics
+    grads, metrics, stats = base.reduced_gradients(fn, self.optimizer, state.params, batch)
+    return base.updated(state, self.optimizer, grads, stats, lr), metrics
+
+  def _augmented(self, batch: contract.Batch, key: jax.Array) -> contract.Batch:
+    batch = base.with_floats(batch)
+    images = self.augmenter(key, batch[contract.IMAGE], batch[contract.SLOT])
+    return {**batch, contract.IMAGE: images}
 
   def forward(self, state: base.TrainState, batch: contract.Batch) -> contract.Outputs:
     """See `Objective`; scores are probabilities."""
@@ -73,7 +83,7 @@ class Supervised:
 def make(
   cfg: settings.Supervised,
   net: net_lib.Net,
-  tx: optax.GradientTransformation,
+  optimizer: optim.Optimizer,
   augmenter: augment.Augmenter,
   info: contract.DataInfo,
 ) -> Supervised:
@@ -86,17 +96,27 @@ def make(
   if type(cfg.loss) not in LOSSES:
     names = ", ".join(known.__name__ for known in LOSSES)
     raise KeyError(f"no loss for {type(cfg.loss).__name__}: choose one of {names}")
-  weights = losses.class_weights(cfg.class_weights, info.class_counts)
-  loss, scores = LOSSES[type(cfg.loss)](cfg.loss, weights)
-  return Supervised(net, tx, augmenter, loss, scores, info.image_shape)
+  loss, scores = LOSSES[type(cfg.loss)](cfg.loss, info)
+  weights = imbalance.class_weights(cfg.class_weights, info.class_counts)
+  start = round(cfg.defer_weights * optimizer.total)
+  return Supervised(
+    net, optimizer, augmenter, loss, scores, tuple(weights.tolist()), start, info.image_shape
+  )
 
 
-def _softmax_ce(cfg: settings.SoftmaxCE, weights: np.ndarray) -> tuple[Callable, Callable]:
-  loss = functools.partial(losses.softmax_ce, label_smoothing=cfg.label_smoothing, weights=weights)
+def _softmax_ce(cfg: settings.SoftmaxCE, info: contract.DataInfo) -> tuple[Loss, Scores]:
+  def loss(logits, labels, weights):
+    return losses.softmax_ce(logits, labels, label_smoothing=cfg.label_smoothing, weights=weights)
+
   return loss, jax.nn.softmax
 
 
-def _margin(cfg: settings.Margin, weights: np.ndarray) -> tuple[Callable, Callable]:
+def _margin(cfg: settings.Margin, info: contract.DataInfo) -> tuple[Loss, Scores]:
+  if cfg.mix and cfg.score == "capsule":
+    raise ValueError(
+      "objective.loss.mix adds cross-entropy of a softmax, objective.loss.score=capsule reads the "
+      "logits as lengths: set mix=0, or score to prob_sq or prob"
+    )
   margin = functools.partial(
     losses.margin,
     score=cfg.score,
@@ -104,32 +124,68 @@ def _margin(cfg: settings.Margin, weights: np.ndarray) -> tuple[Callable, Callab
     positive=cfg.positive,
     negative=cfg.negative,
     down_weight=cfg.down_weight,
-    weights=weights,
   )
-  scores = _capsule_scores if cfg.score == "capsule" else jax.nn.softmax
-  if not cfg.mix:
-    return margin, scores
-  if cfg.score == "capsule":
-    raise ValueError(
-      "objective.loss.mix adds cross-entropy of a softmax, objective.loss.score=capsule reads the "
-      "logits as lengths: set mix=0, or score to prob_sq or prob"
-    )
 
-  def mixed(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    entropy = losses.softmax_ce(logits, labels, weights=weights)
-    return (1 - cfg.mix) * margin(logits, labels) + cfg.mix * entropy
+  def loss(logits, labels, weights):
+    found = margin(logits, labels, weights=weights)
+    if not cfg.mix:
+      return found
+    return (1 - cfg.mix) * found + cfg.mix * losses.softmax_ce(logits, labels, weights=weights)
 
-  return mixed, scores
+  return loss, _capsule_scores if cfg.score == "capsule" else jax.nn.softmax
+
+
+def _sigmoid_bce(cfg: settings.SigmoidBCE, info: contract.DataInfo) -> tuple[Loss, Scores]:
+  bce = losses.sigmoid_bce
+  if cfg.balanced:
+    positive, negative = imbalance.balanced_bce_weights(info.class_counts, info.train_size)
+    bce = functools.partial(bce, positive=positive, negative=negative)
+  return lambda logits, labels, weights: bce(logits, labels, weights=weights), _sigmoid_scores
+
+
+def _focal(cfg: settings.Focal, info: contract.DataInfo) -> tuple[Loss, Scores]:
+  def loss(logits, labels, weights):
+    return losses.focal(logits, labels, gamma=cfg.gamma, weights=weights)
+
+  return loss, jax.nn.softmax
+
+
+def _sigmoid_focal(cfg: settings.SigmoidFocal, info: contract.DataInfo) -> tuple[Loss, Scores]:
+  def loss(logits, labels, weights):
+    return losses.sigmoid_focal(logits, labels, gamma=cfg.gamma, alpha=cfg.alpha, weights=weights)
+
+  return loss, _sigmoid_scores
+
+
+def _ldam(cfg: settings.LDAM, info: contract.DataInfo) -> tuple[Loss, Scores]:
+  margins = imbalance.ldam_margins(info.class_counts, cfg.largest)
+
+  def loss(logits, labels, weights):
+    return losses.ldam(logits, labels, margins=margins, scale=cfg.scale, weights=weights)
+
+  return loss, lambda cosines: jax.nn.softmax(cfg.scale * cosines)
+
+
+def _shares(values: jax.Array) -> jax.Array:
+  """Non-negative [b, K] as shares of their sum; even where all are 0."""
+  values = values + jnp.finfo(values.dtype).eps
+  return values / values.sum(axis=-1, keepdims=True)
 
 
 def _capsule_scores(logits: jax.Array) -> jax.Array:
-  """Capsule lengths as shares of their sum; even where all are 0."""
-  lengths = losses.capsule_lengths(logits) + jnp.finfo(logits.dtype).eps
-  return lengths / lengths.sum(axis=-1, keepdims=True)
+  return _shares(losses.capsule_lengths(logits))
 
 
-# Settings -> builder of (per-example loss, class probabilities) from them and the class weights.
-LOSSES: dict[type[settings.Loss], Callable] = {
+def _sigmoid_scores(logits: jax.Array) -> jax.Array:
+  return _shares(jax.nn.sigmoid(logits))
+
+
+# Settings -> builder of a loss and its class probabilities from them and what the data are.
+LOSSES: dict[type[settings.Loss], Callable[[Any, contract.DataInfo], tuple[Loss, Scores]]] = {
   settings.SoftmaxCE: _softmax_ce,
   settings.Margin: _margin,
+  settings.SigmoidBCE: _sigmoid_bce,
+  settings.Focal: _focal,
+  settings.SigmoidFocal: _sigmoid_focal,
+  settings.LDAM: _ldam,
 }

@@ -19,14 +19,22 @@ from medjax.settings.images import Phantom as Phantom
 from medjax.settings.images import Split as Split
 from medjax.settings.images import Table as Table
 from medjax.settings.images import ZipFolder as ZipFolder
+from medjax.settings.learning import LARS as LARS
+from medjax.settings.learning import LDAM as LDAM
 from medjax.settings.learning import SGD as SGD
 from medjax.settings.learning import Adam as Adam
 from medjax.settings.learning import AdamW as AdamW
 from medjax.settings.learning import Eval as Eval
+from medjax.settings.learning import Focal as Focal
+from medjax.settings.learning import KerasAdam as KerasAdam
 from medjax.settings.learning import Loss as Loss
 from medjax.settings.learning import Margin as Margin
 from medjax.settings.learning import Objective as Objective
 from medjax.settings.learning import Optimizer as Optimizer
+from medjax.settings.learning import Patience as Patience
+from medjax.settings.learning import Plateau as Plateau
+from medjax.settings.learning import SigmoidBCE as SigmoidBCE
+from medjax.settings.learning import SigmoidFocal as SigmoidFocal
 from medjax.settings.learning import SimCLR as SimCLR
 from medjax.settings.learning import SoftmaxCE as SoftmaxCE
 from medjax.settings.learning import Supervised as Supervised
@@ -112,7 +120,15 @@ VARIANTS: dict[type, dict] = {
     ),
     MedNet(),
   ),
-  Loss: _named(SoftmaxCE(), Margin()),
+  Loss: _named(
+    SoftmaxCE(),
+    Margin(),
+    SigmoidBCE(),
+    SigmoidBCE(name="weighted_bce", balanced=True),
+    Focal(),
+    SigmoidFocal(),
+    LDAM(),
+  ),
   Objective: _named(Supervised(), SimCLR()),
-  Optimizer: _named(Adam(), AdamW(), SGD()),
+  Optimizer: _named(Adam(), KerasAdam(), AdamW(), SGD(), LARS()),
 }

@@ -37,6 +37,49 @@ class Margin(Loss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmoidBCE(Loss):
+  """Binary cross-entropy, each class against the rest.
+
+  Attributes:
+    balanced: positives and negatives of a class count alike in sum (CheXNet, Rajpurkar et al. 2017,
+      section 2.1).
+  """
+
+  name: str = "sigmoid_bce"
+  balanced: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Focal(Loss):
+  """Focal loss of a softmax (Lin et al. 2017): confident examples count less by `gamma`."""
+
+  name: str = "focal"
+  gamma: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmoidFocal(Loss):
+  """Focal loss, each class against the rest; `alpha` is the weight of the positives."""
+
+  name: str = "sigmoid_focal"
+  gamma: float = 2.0
+  alpha: float = 0.25
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LDAM(Loss):
+  """Label-distribution-aware margins (Cao et al. 2019), on a cosine classifier.
+
+  Attributes:
+    scale: s, of the cosines. largest: margin of the rarest class.
+  """
+
+  name: str = "ldam"
+  scale: float = 30.0
+  largest: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
   """What a training step minimises."""
 
@@ -45,11 +88,18 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Supervised(Objective):
-  """Labels, a loss and class weights computed from the training part."""
+  """Labels, a loss and class weights computed from the training part.
+
+  Attributes:
+    class_weights: scheme, see `imbalance.class_weights`.
+    defer_weights: share of the training before they apply (deferred re-weighting, Cao et al. 2019,
+      section 3.3, with 0.8).
+  """
 
   name: str = "supervised"
   loss: Loss = SoftmaxCE()
-  class_weights: Literal["none", "balanced", "inv_norm"] = "balanced"
+  class_weights: Literal["none", "balanced", "inv_norm", "class_balanced"] = "balanced"
+  defer_weights: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,12 +116,47 @@ class SimCLR(Objective):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Patience:
+  """What is watched on the val part, and for how long it may stay without improvement.
+
+  Attributes:
+    monitor: a metric of the val part, see `metrics.names`; empty for `eval.select`.
+    patience: evaluations without improvement; 0 never acts. min_delta: by more than which the best
+      value must be beaten.
+  """
+
+  monitor: str = ""
+  patience: int = 0
+  min_delta: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plateau(Patience):
+  """Keras's ReduceLROnPlateau.
+
+  Attributes:
+    factor: by which the learning rate is multiplied. min_lr: below which the peak does not fall.
+  """
+
+  min_delta: float = 1e-4
+  factor: float = 0.2
+  min_lr: float = 1e-7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
   """What turns gradients into updates.
 
   Attributes:
     lr: peak learning rate. schedule: after warm-up, `constant` or `cosine` to 0.
     warmup: linear, from 0. clip: largest global norm of the gradient; 0 clips nothing.
+    plateau: lowers the learning rate of either schedule further.
+    accumulate: micro-batches that a batch is cut into, one after the other, to save memory; their
+      gradients add up to the batch's. Batch-norm groups lie inside a micro-batch.
+    ema: decay of the moving average of weights and statistics that is evaluated; 0 evaluates the
+      weights themselves.
+    freeze: parameters that do not learn: beginnings of paths such as `encoder/block1`, or patterns
+      such as `*/bias`.
   """
 
   name: str
@@ -79,6 +164,10 @@ class Optimizer:
   schedule: Literal["constant", "cosine"] = "cosine"
   warmup: Duration = Duration(5, "percent")
   clip: float = 1.0
+  plateau: Plateau = Plateau()
+  accumulate: int = 1
+  ema: float = 0.0
+  freeze: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +178,14 @@ class Adam(Optimizer):
   b1: float = 0.9
   b2: float = 0.999
   eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KerasAdam(Adam):
+  """Adam as Keras has it: eps is added before the second moment's bias is corrected."""
+
+  name: str = "keras_adam"
+  eps: float = 1e-7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +208,21 @@ class SGD(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LARS(Optimizer):
+  """Layer-wise adaptive rates (You et al. 2017), for large batches.
+
+  Attributes:
+    trust: ratio of a kernel's norm to its update's. Biases and batch norm move as under SGD.
+  """
+
+  name: str = "lars"
+  lr: float = 1.0
+  momentum: float = 0.9
+  weight_decay: float = 1e-6
+  trust: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
   """The loop.
 
@@ -119,9 +231,10 @@ class Train:
     length: of training. steps_per_dispatch: K steps run in one call; every interval is rounded up
       to a multiple of it.
     log_every, checkpoint_every: intervals.
-    patience: evaluations without improvement by `min_delta` before the stage stops early; 0 never.
+    stop: ends the stage early.
     precision: of computation; parameters, statistics and losses stay float32.
-    bn_group: examples that share batch-norm statistics; 0 means the global batch.
+    bn_group: examples that share batch-norm statistics; 0 means the global batch, or where
+      gradients are accumulated, the global micro-batch.
     ops: form of convolutions: `cpu`, `plain`, or `auto`: cpu on CPU, said at the start.
   """
 
@@ -130,8 +243,7 @@ class Train:
   steps_per_dispatch: int = 4
   log_every: Duration = Duration(20, "steps")
   checkpoint_every: Duration = Duration(1, "epochs")
-  patience: int = 0
-  min_delta: float = 0.0
+  stop: Patience = Patience()
   precision: Literal["float32", "bfloat16"] = "float32"
   bn_group: int = 0
   ops: Literal["auto", "cpu", "plain"] = "auto"

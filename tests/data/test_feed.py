@@ -22,7 +22,13 @@ def make_part(n: int, fetch=None) -> catalogue.Part:
   images = np.random.default_rng(n).integers(0, 256, (n, 5, 4, 3), np.uint8)
   names = np.array([f"folder/{i}.png" for i in range(n)])
   labels = np.arange(n, dtype=np.int32) % 3
-  return catalogue.Part("train", names, names, labels, fetch or images.__getitem__, images)
+  decoded = images if fetch is None else None
+  return catalogue.Part("train", names, names, labels, fetch or images.__getitem__, decoded)
+
+
+def undecoded(n: int) -> catalogue.Part:
+  """The same part, whose images are read one by one."""
+  return make_part(n, make_part(n).fetch)
 
 
 def batches(feed: feed_lib.Feed, mesh: jax.sharding.Mesh, *ks: int) -> dict[str, np.ndarray]:
@@ -47,11 +53,12 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
 
 @pytest.mark.parametrize("batch_size", [4, 8, 30])  # of 13 rows: epochs are straddled every time
 def test_feeds_give_the_same_batches(mesh, batch_size):
-  part = make_part(13)
-  feeds = [feed_lib.training(part, batch_size, 7, mesh, kind, threads=3) for kind in KINDS]
-  resident, streamed = (batches(feed, mesh, 3, 1, 3) for feed in feeds)
-  feeds[1].close()
-  assert_same(resident, streamed)
+  kinds = [(make_part(13), "resident"), (make_part(13), "streamed"), (undecoded(13), "streamed")]
+  feeds = [feed_lib.training(part, batch_size, 7, mesh, kind, threads=3) for part, kind in kinds]
+  resident, *streamed = (batches(feed, mesh, 3, 1, 3) for feed in feeds)
+  for feed, got in zip(feeds[1:], streamed, strict=True):
+    feed.close()
+    assert_same(resident, got)
   assert resident["image"].shape == (7, mesh_lib.padded(batch_size, mesh), 5, 4, 3)
 
 
@@ -125,10 +132,9 @@ def test_position_can_be_set_back(mesh1, kind):
   assert len(feed) == sys.maxsize
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_sequential_gives_every_row_once(mesh, kind):
+def test_sequential_gives_every_row_once(mesh):
   part = make_part(203)
-  feed = feed_lib.sequential(part, 64, mesh, kind)
+  feed = feed_lib.sequential(part, 64, mesh)
   assert len(feed) == 4
   for _ in range(2):  # twice over: a monitor looks at a part again and again
     feed.position = 0
@@ -144,10 +150,48 @@ def test_sequential_gives_every_row_once(mesh, kind):
   feed.close()
 
 
-def test_sequential_feeds_are_the_same(mesh):
-  feeds = [feed_lib.sequential(make_part(11), 4, mesh, kind) for kind in KINDS]
+def test_decoded_or_not_a_part_is_the_same(mesh):
+  feeds = [feed_lib.sequential(part, 4, mesh) for part in (make_part(11), undecoded(11))]
   assert_same(*(batches(feed, mesh, 2, 1) for feed in feeds))
-  feeds[1].close()
+  for feed in feeds:
+    feed.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_feed_says_what_its_tickets_look_like(mesh, kind, accumulate):
+  feed = feed_lib.training(make_part(13), 4, 7, mesh, kind, accumulate=accumulate)
+  like, ticket = feed.like(3), feed.next(3)
+  feed.close()
+  assert like.keys() == ticket.keys()
+  for name, array in ticket.items():
+    assert (like[name].shape, like[name].dtype) == (array.shape, array.dtype)
+    assert like[name].sharding.is_equivalent_to(array.sharding, array.ndim)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_are_runs_of_slots_cut_over_the_devices(mesh, kind):
+  """12 slots in 2 micro-batches: every device has its share of 0-5, then its share of 6-11."""
+  feed = feed_lib.training(make_part(13), 12, 7, mesh, kind, accumulate=2)
+  got = batches(feed, mesh, 2)
+  feed.close()
+  whole = batches(feed_lib.training(make_part(13), 12, 7, mesh, "resident"), mesh, 2)
+  for step in range(2):
+    of_device = got["slot"][step].reshape(mesh.size, 2, -1)
+    micro = of_device.swapaxes(0, 1).reshape(2, -1)
+    real = micro < 12
+    assert [sorted(each[kept]) for each, kept in zip(micro, real, strict=True)] == [
+      list(range(6)),
+      list(range(6, 12)),
+    ]
+    for name in ("image", "label", "mask", "index"):
+      by_slot = got[name][step][np.argsort(got["slot"][step])][:12]
+      np.testing.assert_array_equal(by_slot, whole[name][step][:12])
+
+
+def test_a_batch_that_cannot_be_cut_in_micro_batches(mesh1):
+  with pytest.raises(ValueError, match="accumulate=3 does not divide"):
+    feed_lib.training(make_part(13), 4, 7, mesh1, "resident", accumulate=3)
 
 
 def test_a_ticket_is_cut_over_the_devices(mesh):
@@ -168,7 +212,7 @@ def test_streams_from_several_threads_and_reads_ahead(mesh1):
     time.sleep(0.002)
     return part.images[row]
 
-  feed = feed_lib.sequential(make_part(64, fetch), 8, mesh1, "streamed", threads=3)
+  feed = feed_lib.sequential(make_part(64, fetch), 8, mesh1, threads=3)
   feed.next(1)  # 8 rows, and row 0 at the start by this very thread
   assert enough.wait(timeout=20)
   feed.close()
@@ -184,7 +228,7 @@ def test_an_image_that_cannot_be_read_is_named(mesh1, row):
     return part.images[i]
 
   with pytest.raises(ValueError, match=rf"folder/{row}\.png: broken data stream"):
-    feed = feed_lib.sequential(make_part(20, fetch), 4, mesh1, "streamed")
+    feed = feed_lib.sequential(make_part(20, fetch), 4, mesh1)
     feed.next(5)
 
 
@@ -201,7 +245,7 @@ def test_close_ends_the_threads(mesh1):
 
 
 def test_close_lets_go_of_resident_pixels(mesh1):
-  feed = feed_lib.sequential(make_part(13), 4, mesh1, "resident")
+  feed = feed_lib.training(make_part(13), 4, 7, mesh1, "resident")
   feed.close()
   assert feed.resident == {}
 
@@ -210,7 +254,7 @@ def test_resident_needs_decoded_images(mesh1):
   part = make_part(3)
   part = catalogue.Part("val", part.ids, part.groups, part.labels, part.fetch, None)
   with pytest.raises(ValueError, match="the val part was not decoded"):
-    feed_lib.sequential(part, 2, mesh1, "resident")
+    feed_lib.training(part, 2, 7, mesh1, "resident")
 
 
 def test_pixels_mapped_from_a_file_can_be_resident(mesh1, tmp_path):
@@ -218,5 +262,5 @@ def test_pixels_mapped_from_a_file_can_be_resident(mesh1, tmp_path):
   np.save(tmp_path / "images.npy", part.images)
   mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
   part = catalogue.Part("train", part.ids, part.groups, part.labels, part.fetch, mapped)
-  got = batches(feed_lib.sequential(part, 6, mesh1, "resident"), mesh1, 1)
-  np.testing.assert_array_equal(got["image"][0], mapped)
+  got = batches(feed_lib.training(part, 6, 7, mesh1, "resident"), mesh1, 1)
+  np.testing.assert_array_equal(got["image"][0], mapped[got["index"][0]])

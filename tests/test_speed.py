@@ -1,0 +1,90 @@
+"""What `ops` is for on CPU, timed: run with `-m slow -s` to see the figures, on a quiet machine.
+
+Every figure is a median over alternating pairs, so that other work on the machine meets both sides.
+"""
+
+from collections.abc import Callable
+import statistics
+import time
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import pytest
+
+from medjax import ops
+
+pytestmark = pytest.mark.slow
+
+PAIRS = 9
+
+
+def _seconds(run: Callable) -> float:
+  start = time.perf_counter()
+  jax.block_until_ready(run())
+  return time.perf_counter() - start
+
+
+def _times_as_long(run: Callable, other: Callable, pairs: int = PAIRS) -> float:
+  """Median over alternating pairs of the time of `run` by that of `other`."""
+  _seconds(run), _seconds(other)  # compiles
+  return statistics.median(_seconds(run) / _seconds(other) for _ in range(pairs))
+
+
+def _normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def _with_gradients(conv: Callable) -> Callable:
+  def run(x, kernel, g):
+    y, pull = jax.vjp(conv, x, kernel)
+    return y, *pull(g)
+
+  return jax.jit(run)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize(("side", "channels"), [(32, 32), (32, 128), (64, 32), (64, 64)])
+def test_depthwise_is_five_times_as_fast_as_lax(side, channels, size, stride):
+  x, kernel = _normal(0, (16, side, side, channels)), _normal(1, (size, size, 1, channels))
+  g = _normal(2, (16, side // stride, side // stride, channels))
+  how = dict(strides=(stride, stride), groups=channels)
+  plain = _with_gradients(lambda x, kernel: ops.conv(x, kernel, **how, form="plain"))
+  cpu = _with_gradients(lambda x, kernel: ops.conv(x, kernel, **how, form="cpu"))
+  ratio = _times_as_long(lambda: plain(x, kernel, g), lambda: cpu(x, kernel, g))
+  print(f"{size}x{size}/{stride}, 16 x {side} x {side} x {channels}: {ratio:.1f}")
+  assert ratio >= 5
+
+
+def _step(groups: int) -> Callable:
+  """Both gradients and an update with them."""
+
+  def loss(x, kernel):
+    return (ops.conv(x, kernel, groups=groups, form="cpu") ** 2).mean()
+
+  def step(carry, _):
+    grads = jax.grad(loss, (0, 1))(*carry)
+    return jax.tree.map(lambda value, grad: value - 0.1 * grad, carry, grads), None
+
+  return step
+
+
+@pytest.mark.parametrize(
+  ("size", "groups", "channels"), [(3, 1, 64), (5, 64, 64)], ids=["dense", "depthwise"]
+)
+def test_a_step_in_a_loop_costs_no_more(size, groups, channels):
+  start = _normal(0, (16, 32, 32, channels)), _normal(1, (size, size, channels // groups, channels))
+  step = _step(groups)
+  alone = jax.jit(lambda carry: step(carry, None)[0])
+  scanned = jax.jit(lambda carry: lax.scan(step, carry, length=4)[0])
+
+  def called():
+    carry = start
+    for _ in range(4):
+      carry = alone(carry)
+    return carry
+
+  ratio = _times_as_long(lambda: scanned(start), called)
+  print(f"{size}x{size}, groups {groups}: scan of 4 by 4 calls: {ratio:.2f}")
+  assert ratio <= 1.1
