@@ -314,10 +314,12 @@ _RANGES = {
   "train.batch_size": (1, math.inf),
   "train.steps_per_dispatch": (1, math.inf),
   "train.stop.patience": (0, math.inf),
+  "train.stop.min_delta": (0, math.inf),
   "optimizer.accumulate": (1, math.inf),
   "optimizer.ema": (0, 0.999999),
   "optimizer.plateau.patience": (0, math.inf),
-  "optimizer.plateau.factor": (0, 1),
+  "optimizer.plateau.min_delta": (0, math.inf),
+  "optimizer.plateau.factor": (0, 0.999999),
   "objective.defer_weights": (0, 1),
 }
 

@@ -1,5 +1,7 @@
 """Paths in nested dicts, and the account of weights that move to another net."""
 
+import itertools
+
 import numpy as np
 
 from medjax import trees
@@ -10,6 +12,29 @@ def test_flatten_and_back():
   flat = trees.flatten(tree)
   assert flat == {"a/b": 1, "a/c/d": 2, "e": 3}
   assert trees.unflatten(flat) == tree
+
+
+NET = {"a": {"kernel": 1, "bias": 2}, "b": {"c": {"kernel": 3}}, "bias": 4}
+
+
+def test_split_by_path():
+  biases, others = trees.split(NET, lambda path: path.endswith("bias"))
+  assert biases == {"a": {"bias": 2}, "bias": 4}
+  assert others == {"a": {"kernel": 1}, "b": {"c": {"kernel": 3}}}  # no empty branch
+
+
+def test_all_or_nothing_may_be_wanted():
+  assert trees.split(NET, lambda path: True) == (NET, {})
+  assert trees.split(NET, lambda path: False) == ({}, NET)
+
+
+def test_merge_gives_back_what_was_split():
+  paths = list(trees.flatten(NET))
+  for chosen in itertools.product([False, True], repeat=len(paths)):
+    wanted = dict(zip(paths, chosen, strict=True))
+    first, second = trees.split(NET, wanted.__getitem__)
+    assert trees.count(first) == sum(chosen)
+    assert trees.merge(first, second) == trees.merge(second, first) == NET
 
 
 def test_count():

@@ -212,7 +212,8 @@ class LARS(Optimizer):
   """Layer-wise adaptive rates (You et al. 2017), for large batches.
 
   Attributes:
-    trust: ratio of a kernel's norm to its update's. Biases and batch norm move as under SGD.
+    trust: share of a kernel's norm that the norm of its update has; the update is gradient and
+      decay together, where the paper adds the norms of both. Biases and batch norm move as under SGD.
   """
 
   name: str = "lars"
