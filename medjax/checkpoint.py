@@ -144,15 +144,16 @@ def weights(stage_folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     stage_folder: a stage's folder in a workdir, or one of its checkpoints.
 
   Returns:
-    `{"params": ..., "stats": ...}` of the best checkpoint (the last where none was chosen), and the
-    place they came from.
+    `{"params": ..., "stats": ...}` of the best checkpoint (the last where none was chosen), their
+    moving average where one was kept, and the place they came from.
 
   Raises:
     FileNotFoundError: no checkpoint there.
   """
   for found in _candidates(stage_folder):
     saved = ocp.StandardCheckpointer().restore((found / "state").resolve())
-    return {key: saved[key] for key in ("params", "stats")}, str(found)
+    evaluated = (saved.get("extra") or {}).get(base.AVERAGE, saved)
+    return {key: evaluated[key] for key in ("params", "stats")}, str(found)
   raise FileNotFoundError(
     f"init_from: no checkpoint under {stage_folder}; name an earlier stage or a folder that "
     "holds checkpoints/best or checkpoints/last, such as runs/quickstart/pretrain"

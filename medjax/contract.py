@@ -21,6 +21,7 @@ IMAGE = "image"  # [b, H, W, C] uint8 from a feed, float in [0, 1] once inside a
 LABEL = "label"  # [b] int32, UNLABELLED where there is none
 MASK = "mask"  # [b] float, 0 for slots that only pad the batch to the number of devices
 SLOT = "slot"  # [b] int32, the example's slot in the *global* batch: what randomness is keyed by
+METADATA = "metadata"  # [b, M] float, what is known of the patient, encoded; in few sets
 INDEX = "index"  # [b] int32, row of the part's table: which image this is
 
 Batch = dict[str, jax.Array]
@@ -39,6 +40,7 @@ class DataInfo:
     train_size: images in the training part.
     mean: per-channel mean of the training part's pixels, in [0, 1].
     std: per-channel standard deviation of the same, in [0, 1].
+    metadata: width M of the encoded metadata; 0 where there are none.
     synthetic: whether the images were drawn by a program; shown wherever results are.
   """
 
@@ -48,6 +50,7 @@ class DataInfo:
   train_size: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  metadata: int = 0
   synthetic: bool = False
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import functools
+import math
 import operator
 from typing import Literal, NamedTuple
 
@@ -29,6 +30,8 @@ Pair = tuple[int, int]
 Padding = Literal["SAME", "VALID"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_SMALL = 2**20  # values of a batch of maps; more pass through the depthwise gradient at once
+_CACHED = 2**15  # values of a map that stay in a core's cache
 
 
 class _Geometry(NamedTuple):
@@ -170,7 +173,7 @@ def _kernel_pads(x, kernel, g, geometry: _Geometry) -> tuple[Pair, Pair]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-  return _shifted_sum(_padded(x, geometry.pads), kernel, geometry.strides, geometry.dilation)
+  return _weighted_sum(_padded(x, geometry.pads), kernel, geometry.strides, geometry.dilation)
 
 
 def _depthwise_forward(x, kernel, geometry):
@@ -179,35 +182,31 @@ def _depthwise_forward(x, kernel, geometry):
 
 def _depthwise_backward(geometry, saved, g):
   x, kernel = saved
-  spread = _padded(g, _input_pads(x, kernel, g, geometry), geometry.strides)
-  x_bar = _shifted_sum(spread, jnp.flip(kernel, (0, 1)), (1, 1), geometry.dilation)
-  kernel_bar = _tap_sums(_padded(x, geometry.pads), g, kernel.shape[:2], geometry)
+  spread = _padded(g, _input_pads(x, kernel, g, geometry), spread=geometry.strides)
+  x_bar = _weighted_sum(spread, jnp.flip(kernel, (0, 1)), (1, 1), geometry.dilation)
+  kernel_bar = _kernel_gradient(_padded(x, geometry.pads), g, kernel.shape[:2], geometry)
   return x_bar, kernel_bar.astype(kernel.dtype)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _padded(x: jax.Array, pads: tuple[Pair, Pair], spread: Pair = (1, 1)) -> jax.Array:
-  """`x` with zeros around it (or cut, where a pad is negative) and between its rows and columns."""
+def _padded(x: jax.Array, pads: Sequence[Pair], filling: float = 0, spread: Pair = (1, 1)):
+  """`x` with `filling` around it (cut, where a pad is negative) and between rows and columns."""
   inner = [(*pad, step - 1) for pad, step in zip(pads, spread, strict=True)]
-  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+  return lax.pad(x, jnp.asarray(filling, x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 
 
-def _shifted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, dilation: Pair) -> jax.Array:
+def _weighted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, dilation: Pair) -> jax.Array:
   """Depthwise convolution of a padded map: the sum over taps of shifted map times weight."""
-  b, _, _, channels = x.shape
-  reach = [(size - 1) * step for size, step in zip(kernel.shape[:2], dilation, strict=True)]
-  stop = [x.shape[1 + axis] - reach[axis] for axis in (0, 1)]
+  # Without the barrier XLA reads the middle tap from before the padding, and computes whatever
+  # made that map a second time; in a chain of such layers, all of it.
+  x = lax.optimization_barrier(x)
   wide = jnp.promote_types(x.dtype, jnp.float32)
-
-  def term(tap: Pair) -> jax.Array:
-    top, left = (position * step for position, step in zip(tap, dilation, strict=True))
-    end = (b, top + stop[0], left + stop[1], channels)
-    shifted = lax.slice(x, (0, top, left, 0), end, (1, *strides, 1))
-    return shifted.astype(wide) * kernel[*tap, 0].astype(wide)
-
-  return functools.reduce(operator.add, map(term, _taps(kernel.shape[:2]))).astype(x.dtype)
+  shifted = _shifted(x, kernel.shape[:2], strides, dilation)
+  weights = (kernel[*tap, 0] for tap in _taps(kernel.shape[:2]))
+  terms = (part.astype(wide) * weight for part, weight in zip(shifted, weights, strict=True))
+  return functools.reduce(operator.add, terms).astype(x.dtype)
 
 
 def _taps(size: Sequence[int]) -> Iterator[Pair]:
@@ -215,12 +214,23 @@ def _taps(size: Sequence[int]) -> Iterator[Pair]:
   return ((row, column) for row in range(size[0]) for column in range(size[1]))
 
 
-def _tap_sums(x: jax.Array, g: jax.Array, size: Sequence[int], geometry: _Geometry) -> jax.Array:
+def _shifted(
+  x: jax.Array, size: Sequence[int], strides: Pair, dilation: Pair = (1, 1)
+) -> Iterator[jax.Array]:
+  """For each tap of a kernel of this size the part of a padded map that it meets: [b, h, w, C]."""
+  b, rows, columns, channels = x.shape
+  height, width = ((n - 1) * step for n, step in zip(size, dilation, strict=True))
+  for row, column in _taps(size):
+    top, left = row * dilation[0], column * dilation[1]
+    end = (b, rows - height + top, columns - width + left, channels)
+    yield lax.slice(x, (0, top, left, 0), end, (1, *strides, 1))
+
+
+def _kernel_gradient(x, g, size: Sequence[int], geometry: _Geometry) -> jax.Array:
   """The depthwise kernel's gradient: for each tap, the sum of shifted map times output gradient.
 
-  An example at a time, so that map and gradient stay in the cache for all taps, with sums kept a
-  column, so that the additions run along channels. XLA's fusion of the obvious form does neither.
-  The taps are a loop, not an unrolled list, which a compiler takes several times as long for.
+  Small maps go through it some rows at a time, so that these stay in the cache for all taps; large
+  ones as a whole, where that was found slower.
 
   Args:
     x: [b, H, W, C], padded. g: [b, h, w, C]. size: (kh, kw). geometry: of the forward pass.
@@ -228,64 +238,128 @@ def _tap_sums(x: jax.Array, g: jax.Array, size: Sequence[int], geometry: _Geomet
   Returns:
     [kh, kw, 1, C], in at least float32.
   """
-  _, rows, columns, channels = g.shape
+  if g.size <= _SMALL:
+    x, g = _in_rows(x, g, size[0], geometry)
+  else:
+    x, g = x[None], g[None]
+
+  def add(sums, part):
+    x, g = part
+    return sums + _tap_sums(x, g, size, geometry), None
+
+  columns, channels = g.shape[3:]
   wide = jnp.promote_types(x.dtype, jnp.float32)
-  span = [(n - 1) * step + 1 for n, step in zip((rows, columns), geometry.strides, strict=True)]
-  offsets = jnp.array(list(_taps(size))) * jnp.array(geometry.dilation)
-
-  def add_example(sums, example):
-    image, grad = example
-
-    def column_sums(offset):
-      shifted = lax.dynamic_slice(image, (offset[0], offset[1], 0), (*span, channels))
-      shifted = shifted[:: geometry.strides[0], :: geometry.strides[1]]
-      return (shifted.astype(wide) * grad).sum(0)  # [w, C]
-
-    return sums + lax.map(column_sums, offsets), None
-
-  start = jnp.zeros((len(offsets), columns, channels), wide)
-  sums, _ = lax.scan(add_example, start, (x, g))
-  return sums.sum(1).reshape(*size, 1, channels)
+  start = jnp.zeros((math.prod(size), columns * channels), wide)
+  sums, _ = lax.scan(add, start, (x, g))
+  return sums.reshape(*size, 1, columns, channels).sum(3)
 
 
-def max_pool(x: jax.Array, window: int = 2, padding: Padding = "VALID") -> jax.Array:
-  """Largest value of each `window` x `window` square; the squares do not overlap.
+def _in_rows(x, g, size: int, geometry: _Geometry) -> tuple[jax.Array, jax.Array]:
+  """`x` and `g` in parts of some rows of an example: [n, 1, rows, w, C] each, `x` with overlap."""
+  b, height, *line = g.shape
+  fitting = max(1, min(height, _CACHED // math.prod(line)))
+  rows = next(n for n in range(fitting, 0, -1) if height % n == 0)
+  step = geometry.strides[0]
+  tall = (rows - 1) * step + (size - 1) * geometry.dilation[0] + 1
+  parts = [x[:, top * step : top * step + tall] for top in range(0, height, rows)]
+  return (
+    jnp.stack(parts, 1).reshape(-1, 1, tall, *x.shape[2:]),
+    g.reshape(b * height // rows, 1, rows, *line),
+  )
 
-  Written as a reshape and element-wise maxima, whose gradient needs no search; equal values share
-  it. A map that the window does not divide is cut (`VALID`) or completed (`SAME`) first, so with
-  `SAME` a map never vanishes.
+
+def _tap_sums(x, g, size: Sequence[int], geometry: _Geometry) -> jax.Array:
+  """For each tap the sum over examples and rows of shifted map times `g`: [taps, w * C].
+
+  The taps are a loop, not an unrolled list, which a compiler takes several times as long for.
+  """
+  b, rows, columns, channels = g.shape
+  strides = geometry.strides
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  span = [(n - 1) * step + 1 for n, step in zip((rows, columns), strides, strict=True)]
+  lines = x.reshape(*x.shape[:2], -1)  # [b, H, W * C]: whole lines are copied faster
+
+  def tap_sum(tap):
+    row, column = tap * jnp.array(geometry.dilation)
+    part = lax.dynamic_slice(lines, (0, row, column * channels), (b, span[0], span[1] * channels))
+    part = part.reshape(b, *span, channels)[:, :: strides[0], :: strides[1]]
+    return (part.astype(wide) * g).reshape(b, rows, -1).sum((0, 1))
+
+  return lax.map(tap_sum, jnp.array(list(_taps(size))))
+
+
+def max_pool(
+  x: jax.Array,
+  window: int = 2,
+  strides: int | None = None,
+  padding: Padding | Sequence[Pair] = "VALID",
+) -> jax.Array:
+  """Largest value of each `window` x `window` square.
+
+  Written as element-wise maxima, whose gradient needs no search; equal values share it.
 
   Args:
-    x: [b, H, W, C]. window: side of the squares. padding: `VALID` or `SAME`.
+    x: [b, H, W, C].
+    window: side of the squares. strides: their distance; default: `window`.
+    padding: `VALID`; or `SAME`, with which a map never vanishes; or numbers of zeros, (before,
+      after) for rows and columns, that compete like pixels: Keras's ZeroPadding2D and then VALID.
 
   Raises:
-    ValueError: where `VALID` would leave an empty map.
+    ValueError: where no square fits.
   """
-  if padding == "VALID" and min(x.shape[1:3]) < window:
+  strides = strides or window
+  outside = -jnp.inf if padding == "SAME" else 0
+  x = _pool_padded(x, window, strides, padding, outside)
+  if strides == window:
+    x = _squares(x, window)
+    x = functools.reduce(jnp.maximum, (x[:, :, row] for row in range(window)))
+    return functools.reduce(jnp.maximum, (x[:, :, :, column] for column in range(window)))
+  x = functools.reduce(jnp.maximum, _shifted(x, (window, 1), (strides, 1)))
+  return functools.reduce(jnp.maximum, _shifted(x, (1, window), (1, strides)))
+
+
+def avg_pool(
+  x: jax.Array,
+  window: int = 2,
+  strides: int | None = None,
+  padding: Padding | Sequence[Pair] = "VALID",
+) -> jax.Array:
+  """Mean of each `window` x `window` square; arguments and errors are those of `max_pool`.
+
+  What `SAME` adds is no part of the mean; the zeros of a padding in numbers are.
+  """
+  strides = strides or window
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+
+  def sums(x):
+    x = _pool_padded(x, window, strides, padding, 0)
+    return functools.reduce(
+      operator.add, _shifted(x.astype(wide), (window, window), (strides,) * 2)
+    )
+
+  inside = sums(jnp.ones((1, *x.shape[1:3], 1), wide)) if padding == "SAME" else window**2
+  return (sums(x) / inside).astype(x.dtype)
+
+
+def _pool_padded(
+  x: jax.Array, window: int, strides: int, padding: Padding | Sequence[Pair], filling: float
+) -> jax.Array:
+  pads = _pads(x.shape[1:3], (window, window), (strides, strides), padding)
+  padded = _padded(x, pads, filling)
+  if min(padded.shape[1:3]) < window:
     raise ValueError(
-      f"a map of {x.shape[1]}x{x.shape[2]} is too small for {window}x{window} max-pooling: "
+      f"a map of {x.shape[1]}x{x.shape[2]} is too small for {window}x{window} pooling: "
       "use larger images (data.image_size) or a network with fewer pooled blocks"
     )
-  x = _squares(x, window, padding, -jnp.inf)
-  x = functools.reduce(jnp.maximum, (x[:, :, row] for row in range(window)))
-  return functools.reduce(jnp.maximum, (x[:, :, :, column] for column in range(window)))
+  return padded
 
 
-def avg_pool(x: jax.Array, window: int = 2) -> jax.Array:
-  """Mean of each whole `window` x `window` square of [b, H, W, C]; the rest is cut (`VALID`)."""
-  return _squares(x, window, "VALID", 0.0).mean((2, 4))
-
-
-def _squares(x: jax.Array, window: int, padding: Padding, filling: float) -> jax.Array:
-  """[b, H, W, C] as [b, rows of squares, window, columns of squares, window, C]."""
-  size = x.shape[1:3]
-  # VALID pads nothing but leaves a remainder, which is cut.
-  cut = [(0, -(n % window)) for n in size]
-  pads = cut if padding == "VALID" else _pads(size, (window, window), (window, window), padding)
-  inner = [(*pad, 0) for pad in pads]
-  x = lax.pad(x, jnp.asarray(filling, x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
-  b, rows, columns, channels = x.shape
-  return x.reshape(b, rows // window, window, columns // window, window, channels)
+def _squares(x: jax.Array, window: int) -> jax.Array:
+  """[b, H, W, C] as [b, rows of squares, window, columns of squares, window, C], the rest cut."""
+  b, height, width, channels = x.shape
+  rows, columns = height // window, width // window
+  x = x[:, : rows * window, : columns * window]
+  return x.reshape(b, rows, window, columns, window, channels)
 
 
 def adaptive_avg_pool(x: jax.Array, out: int) -> jax.Array:

@@ -72,7 +72,7 @@ _MODES: dict[str, Callable] = {
   "caffe": _caffe,
   "stats": _stats,
 }
-_COLOUR_ONLY = ("torch", "caffe")
+_BY_COLOUR = ("torch", "caffe")
 
 
 def normalise(
@@ -84,25 +84,29 @@ def normalise(
   |---|---|
   | `unit` | x |
   | `tf` | 2x - 1 |
-  | `torch` | (x - m) / s with the ImageNet constants of torchvision |
-  | `caffe` | 255x in BGR order, less the ImageNet means |
+  | `torch` | (x - m) / s with the ImageNet constants of torchvision, by colour |
+  | `caffe` | 255x in BGR order, less the ImageNet means, by colour |
   | `stats` | (x - mean) / std |
 
   Args:
     mode: one of the above.
-    images: [..., C] floats in [0, 1], RGB or grey.
+    images: [..., C] floats in [0, 1], RGB or grey. Of grey ones, the modes with constants by colour
+      make three channels, those of the same image in RGB.
     mean, std: [C], on [0, 1]; only `stats` reads them.
+
+  Returns:
+    [..., C]; or [..., 3] of grey images with `torch` and `caffe`.
 
   Raises:
     KeyError: for an unknown mode.
-    ValueError: for `torch` or `caffe` without three channels (their constants differ by colour, so
-      no single one is right for grey), and for `stats` without its constants.
+    ValueError: for `torch` or `caffe` with neither one nor three channels, and for `stats` without
+      its constants.
   """
   if mode not in _MODES:
     raise KeyError(f"unknown preprocess {mode!r}: choose one of {', '.join(_MODES)}")
-  if mode in _COLOUR_ONLY and images.shape[-1] != 3:
+  if mode in _BY_COLOUR and images.shape[-1] not in (1, 3):
     raise ValueError(
-      f"preprocess {mode!r} is defined on RGB, the images have {images.shape[-1]} channel(s): "
-      "set data.channels=3, or model.preprocess to unit, tf or stats"
+      f"preprocess {mode!r} is defined on RGB and grey, the images have {images.shape[-1]} "
+      "channels: set data.channels=3, or model.preprocess to unit, tf or stats"
     )
   return _MODES[mode](images, mean, std)

@@ -20,6 +20,7 @@ from medjax import (
   metrics,
   optim,
   pixels,
+  settings,
   trees,
   wiring,
 )
@@ -28,6 +29,7 @@ from medjax import mesh as mesh_lib
 from medjax import train as train_lib
 from medjax import writer as writer_lib
 from medjax.data import feed as feed_lib
+from medjax.models import pretrained
 from medjax.objectives import base
 
 CHECKPOINTS = "checkpoints"
@@ -112,16 +114,34 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   bench.say(f"{bench.stage.model.name}, {trees.count(state.params):,} parameters to train")
   if not (name := bench.stage.init_from):
     return state
-  source, place = checkpoint.weights(sources.get(name, pathlib.Path(name).expanduser()))
+  where = sources.get(name, pathlib.Path(name).expanduser())
   target = jax.device_get({"params": state.params, "stats": state.stats})
-  moved, account = trees.transfer(target, source)
+  taken = _from_file if where.suffix in pretrained.SUFFIXES else _from_checkpoint
+  moved, account, place = taken(target, where, bench.stage.model)
   bench.say(f"init_from {place}:", str(account))
+  return base.with_weights(state, **moved)
+
+
+def _from_file(
+  target: contract.Tree, where: pathlib.Path, cfg: settings.Model
+) -> tuple[contract.Tree, trees.Account, str]:
+  """Fills `target` from a weight file; the classes that it was trained on may be left over."""
+  return *pretrained.transfer(target, where, cfg, pretrained.CLASSIFIERS), str(where)
+
+
+def _from_checkpoint(
+  target: contract.Tree, where: pathlib.Path, cfg: settings.Model
+) -> tuple[contract.Tree, trees.Account, str]:
+  """Fills `target` from a checkpoint, whose encoder must be the same as that of `cfg`."""
+  source, place = checkpoint.weights(where)
+  moved, account = trees.transfer(target, source)
   if strays := [path for path in account.new if path.split("/")[1] == "encoder"]:
     raise ValueError(
-      f"init_from {place} is a checkpoint of another model: {len(strays)} tensors of this encoder "
-      f"are missing there or differ in shape, for example {strays[0]}; give both the same model.*"
+      f"init_from {place} is a checkpoint of another model than {cfg.name}: {len(strays)} tensors "
+      f"of this encoder are missing there or differ in shape, for example {strays[0]}; give both "
+      "the same model.*"
     )
-  return base.with_weights(state, **moved)
+  return moved, account, place
 
 
 def _writer(bench: wiring.Bench, step: int) -> writer_lib.Writer:

@@ -207,7 +207,7 @@ def _execution(cfg: settings.Train) -> net_lib.Execution:
   form = cfg.ops
   if form == "auto":
     form = "cpu" if jax.default_backend() == "cpu" else "plain"
-  return net_lib.Execution(form, cfg.precision, cfg.bn_group, contract.AXIS)
+  return net_lib.Execution(form, cfg.precision, cfg.bn_group, contract.AXIS, cfg.remat)
 
 
 def _machine(mesh: Mesh, execution: net_lib.Execution) -> str:

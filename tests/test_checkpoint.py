@@ -80,3 +80,12 @@ def test_weights_prefer_the_best_and_are_found_from_a_stage_or_a_step(tmp_path):
   assert checkpoint.weights(tmp_path / "stage" / "checkpoints" / "last" / "4")[1].endswith("4")
   with pytest.raises(FileNotFoundError, match="runs/quickstart/pretrain"):
     checkpoint.weights(tmp_path)
+
+
+def test_weights_of_the_last_checkpoint_are_their_moving_average(tmp_path):
+  found, now, mean = checkpoint.Checkpoints(tmp_path / "last_kind"), state(4), state(1)
+  average = {"params": mean.params, "stats": mean.stats}
+  found.save(checkpoint.LAST, 4, now.replace(extra={base.AVERAGE: average}), {})
+  found.wait()
+  tree, _ = checkpoint.weights(tmp_path / "last_kind")
+  np.testing.assert_array_equal(tree["params"]["encoder"]["kernel"], [1, 2, 3])

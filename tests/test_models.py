@@ -69,7 +69,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", settings.VARIANTS[settings.Model])
+@pytest.mark.parametrize("name", COUNTS)
 def test_counts_of_every_preset(name):
   info = _info()
   params, stats = _shapes(settings.VARIANTS[settings.Model][name], info)

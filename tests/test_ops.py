@@ -1,77 +1,133 @@
+import functools
+import os
 import re
-import time
+
+os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import pytest
 
 from medjax import ops
 
 CANONICAL = "b01f_01io->b01f"
+CHANNELS = 3
+
+# What each network asks for: map, kernel, strides, padding, dilation. Maps are small, odd and even.
+DENSE = {
+  "1x1": ((5, 4), (1, 1), 1, "SAME"),
+  "ResNet 1x1/2": ((7, 5), (1, 1), 2, "SAME"),
+  "VGG, QuadSNet 3x3": ((7, 6), (3, 3), 1, "SAME"),
+  "QuadSNet, MedNet, Inception 5x5": ((7, 6), (5, 5), 1, "SAME"),
+  "MedNet 7x7, larger than the map": ((2, 3), (7, 7), 1, "SAME"),
+  "MedNet, Darknet, MobileNet 3x3/2, even": ((8, 6), (3, 3), 2, "SAME"),
+  "MedNet, Darknet, MobileNet 3x3/2, odd": ((9, 7), (3, 3), 2, "SAME"),
+  "MedNet 5x5/2": ((9, 8), (5, 5), 2, "SAME"),
+  "ResNet, DenseNet 7x7/2": ((10, 9), (7, 7), 2, ((3, 3), (3, 3))),
+  "Inception 3x3 VALID": ((7, 6), (3, 3), 1, "VALID"),
+  "Inception, NASNet, Xception 3x3/2 VALID, with a last row that no window meets": (
+    (8, 10),
+    (3, 3),
+    2,
+    "VALID",
+  ),
+  "Inception 1x7": ((5, 9), (1, 7), 1, "SAME"),
+  "Inception 7x1": ((9, 5), (7, 1), 1, "SAME"),
+  "Inception 1x3": ((5, 4), (1, 3), 1, "SAME"),
+  "Inception 3x1": ((5, 4), (3, 1), 1, "SAME"),
+  "soft attention over a map's height": ((4, 5), (10, 3), 1, "SAME"),
+  "atrous": ((9, 11), (3, 3), (1, 2), "SAME", (2, 3)),
+  "uneven": ((5, 6), (3, 2), (2, 1), ((2, 0), (0, 3))),
+  "pads that a 1x1 kernel alone sees": ((4, 4), (1, 1), 1, ((1, 2), (0, 1))),
+}
+DEPTHWISE = {
+  "QuadSNet, Xception, MobileNet 3x3": ((7, 6), (3, 3), 1, "SAME"),
+  "QuadSNet, MobileNet, NASNet 5x5": ((7, 6), (5, 5), 1, "SAME"),
+  "NASNet 7x7": ((9, 8), (7, 7), 1, "SAME"),
+  "5x5 on the smallest map": ((1, 2), (5, 5), 1, "SAME"),
+  "MobileNet 3x3/2, even": ((8, 6), (3, 3), 2, ((0, 1), (0, 1))),
+  "MobileNet 3x3/2, odd": ((9, 7), (3, 3), 2, ((1, 1), (1, 1))),
+  "MobileNet, NASNet 5x5/2": ((8, 9), (5, 5), 2, ((1, 2), (2, 2))),
+  "NASNet 7x7/2": ((9, 8), (7, 7), 2, ((3, 3), (2, 3))),
+  "3x3/2 VALID, with a last row that no window meets": ((8, 10), (3, 3), 2, "VALID"),
+  "atrous": ((9, 11), (3, 3), (1, 2), "SAME", (2, 3)),
+  "uneven": ((5, 6), (3, 2), (2, 1), ((2, 0), (0, 3))),
+}
 
 
-def _conv_by_hand(x, kernel, strides, pads, dilation):
-  """Dense or depthwise convolution, one output position after the other."""
-  x = np.pad(x, [(0, 0), *pads, (0, 0)])
-  kh, kw, inputs, _ = kernel.shape
-  span = [(n - 1) * d + 1 for n, d in zip((kh, kw), dilation, strict=True)]
-  size = [(x.shape[1 + a] - span[a]) // strides[a] + 1 for a in (0, 1)]
-  out = np.zeros((x.shape[0], *size, kernel.shape[3]))
-  for row in range(size[0]):
-    for column in range(size[1]):
-      top, left = row * strides[0], column * strides[1]
-      patch = x[:, top : top + span[0] : dilation[0], left : left + span[1] : dilation[1]]
-      terms = "bijc,ijcf->bf" if inputs == x.shape[3] else "bijc,ijc->bc"
-      weights = kernel if inputs == x.shape[3] else kernel[:, :, 0]
-      out[:, row, column] = np.einsum(terms, patch, weights)
-  return out
+def _settings(strides, padding, dilation=(1, 1)):
+  pair = (strides, strides) if isinstance(strides, int) else strides
+  return dict(strides=pair, padding=padding, dilation=dilation)
 
 
-def _case(size, kernel, strides=(1, 1), padding="SAME", dilation=(1, 1)):
-  return pytest.param(size, kernel, strides, padding, dilation)
-
-
-CASES = [
-  *(_case((9, 8), (k, k), (s, s)) for k in (1, 3, 5, 7) for s in (1, 2)),
-  _case((8, 7), (3, 2), (2, 1), "VALID"),
-  _case((10, 9), (3, 3), (2, 2), "VALID"),  # the last row is reached by no window
-  _case((9, 11), (3, 3), (1, 2), "SAME", (2, 3)),
-  _case((5, 6), (3, 3), (1, 1), ((2, 0), (0, 3))),
-  _case((4, 4), (1, 1), (1, 1), ((1, 2), (0, 1))),  # pads that a 1x1 kernel alone sees
-  _case((2, 3), (5, 5)),  # a kernel larger than the map
-]
-
-
-@pytest.mark.parametrize("depthwise", [False, True], ids=["dense", "depthwise"])
-@pytest.mark.parametrize(("size", "window", "strides", "padding", "dilation"), CASES)
-def test_forms_agree(x64, size, window, strides, padding, dilation, depthwise):
-  rng = np.random.default_rng(0)
-  x = rng.normal(size=(2, *size, 3))
-  kernel = rng.normal(size=(*window, 1, 3) if depthwise else (*window, 3, 4))
-  how = dict(
-    strides=strides, padding=padding, dilation=dilation, groups=x.shape[3] if depthwise else 1
+def _lax(x, kernel, strides, padding, dilation, groups):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    strides,
+    padding,
+    rhs_dilation=dilation,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
   )
+
+
+def _with_gradients(conv, x, kernel):
+  """The convolution and both gradients, for an output gradient that only its shape decides."""
+  y, pull = jax.vjp(conv, x, kernel)
+  g = jnp.cos(jnp.arange(y.size)).astype("bfloat16").astype(y.dtype)
+  return y, *pull(g.reshape(y.shape))
+
+
+@functools.cache
+def _truths(depthwise):
+  """Name of a shape -> settings, map, kernel, and lax's output and gradients, all float64.
+
+  Whatever goes in is a bfloat16 number, so that one truth serves every dtype.
+  """
+  rng = np.random.default_rng(0)
+
+  def drawn(*shape):
+    return jnp.asarray(rng.normal(size=shape), "bfloat16").astype("float64")
+
+  hows, inputs = {}, {}
+  for name, (size, window, *settings) in (DEPTHWISE if depthwise else DENSE).items():
+    hows[name] = _settings(*settings) | dict(groups=CHANNELS if depthwise else 1)
+    kernel = drawn(*window, 1, CHANNELS) if depthwise else drawn(*window, CHANNELS, 4)
+    inputs[name] = drawn(2, *size, CHANNELS), kernel
+  run = jax.jit(
+    lambda inputs: {
+      name: _with_gradients(functools.partial(_lax, **hows[name]), *pair)
+      for name, pair in inputs.items()
+    }
+  )
+  return hows, inputs, run(inputs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("depthwise", [False, True], ids=["dense", "depthwise"])
+def test_both_forms_are_the_convolution_of_lax(x64, depthwise, dtype):
+  """A bfloat16 output is rounded once, after a wide sum; the others round with every term."""
+  hows, inputs, truths = _truths(depthwise)
 
   @jax.jit
-  def both(x, kernel):
-    def run(form):
-      y, pull = jax.vjp(lambda x, kernel: ops.conv(x, kernel, **how, form=form), x, kernel)
-      return y, *pull(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+  def run(inputs):
+    found = {}
+    for name, pair in jax.tree.map(lambda a: a.astype(dtype), inputs).items():
+      cpu, plain = (functools.partial(ops.conv, **hows[name], form=f) for f in ("cpu", "plain"))
+      found[name] = *_with_gradients(cpu, *pair), plain(*pair)
+    return found
 
-    return run("plain"), run("cpu")
-
-  plain, cpu = both(x, kernel)
-  if isinstance(padding, str):
-    spans = [(n - 1) * d + 1 for n, d in zip(window, dilation, strict=True)]
-    padding = lax.padtype_to_pads(size, spans, strides, padding)
-  np.testing.assert_allclose(
-    cpu[0], _conv_by_hand(x, kernel, strides, padding, dilation), atol=1e-12
-  )
-  for ours, truth in zip(cpu, plain, strict=True):
-    assert ours.dtype == np.float64
-    np.testing.assert_allclose(ours, truth, atol=1e-12)
+  for name, (y, dx, dk, plain) in run(inputs).items():
+    true_y, true_dx, true_dk = truths[name]
+    pairs = dict(y=(y, true_y), dx=(dx, true_dx), dk=(dk, true_dk), plain=(plain, true_y))
+    for what, (ours, true) in pairs.items():
+      assert ours.dtype == dtype
+      off = abs(ours.astype("float64") - true).max() / abs(true).max()
+      assert off <= 2 * jnp.finfo(dtype).eps, (name, what)
 
 
 @pytest.mark.parametrize("groups", [2, 4])
@@ -100,7 +156,7 @@ def test_half_precision_sums_are_wide():
   assert grad.item() == 2
 
 
-def _gradient(groups, length):
+def _steps(groups, length):
   """Kernel and input gradients, `length` times in a loop."""
 
   def loss(x, kernel):
@@ -118,38 +174,24 @@ def _gradient(groups, length):
 def test_loops_hold_only_the_fast_layout(groups, convolutions):
   """What the slow loops come from: a convolution whose dimensions are permuted inside a loop."""
   x, kernel = jnp.ones((4, 16, 16, 8)), jnp.ones((3, 3, 8 // groups, 8))
-  compiled = jax.jit(_gradient(groups, 2)).lower(x, kernel).compile().as_text()
+  compiled = jax.jit(_steps(groups, 2)).lower(x, kernel).compile().as_text()
   lines = [line for line in compiled.splitlines() if " convolution(" in line]
   assert len(lines) == convolutions
   assert all(CANONICAL in line and "rhs_reversal" not in line for line in lines)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("groups", [1, 32], ids=["dense", "depthwise"])
-def test_a_step_in_a_loop_costs_no_more(groups):
-  x = jax.random.normal(jax.random.key(0), (8, 32, 32, 32))
-  kernel = jax.random.normal(jax.random.key(1), (5, 5, 32 // groups, 32)) / 30
-
-  def seconds(length):
-    run = jax.jit(_gradient(groups, length))
-    jax.block_until_ready(run(x, kernel))
-    times = []
-    for _ in range(5):
-      start = time.perf_counter()
-      jax.block_until_ready(run(x, kernel))
-      times.append(time.perf_counter() - start)
-    return min(times)
-
-  assert seconds(4) < 3 * 4 * seconds(1)  # XLA's own gradients: 20 to 60 times
-
-
-def _squares_by_hand(x, window, padding, reduce):
-  """Pools the squares that fit (VALID), or that begin in a map padded on both sides (SAME)."""
-  rows, columns = x.shape[1:3]
-  if padding == "VALID":
-    starts = [range(0, n - window + 1, window) for n in (rows, columns)]
-  else:
-    starts = [range(-((-n % window) // 2), n, window) for n in (rows, columns)]
+def _pooled_by_hand(x, window, strides, padding, reduce):
+  """Pools square by square; what `SAME` adds is no part of a square."""
+  pads = [(0, 0), (0, 0)]
+  if padding == "SAME":
+    extra = [max((-(-n // strides) - 1) * strides + window - n, 0) for n in x.shape[1:3]]
+    pads = [(n // 2, n - n // 2) for n in extra]
+  elif padding != "VALID":
+    x = np.pad(x, [(0, 0), *padding, (0, 0)])
+  starts = [
+    range(-low, n + high - window + 1, strides)
+    for n, (low, high) in zip(x.shape[1:3], pads, strict=True)
+  ]
   out = [
     [reduce(x[:, max(i, 0) : i + window, max(j, 0) : j + window], axis=(1, 2)) for j in starts[1]]
     for i in starts[0]
@@ -157,30 +199,62 @@ def _squares_by_hand(x, window, padding, reduce):
   return np.array(out).transpose(2, 0, 1, 3)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(
-  ("rows", "columns", "window"), [(4, 6, 2), (5, 7, 2), (3, 8, 3), (7, 5, 3)]
-)
-def test_max_pool(rows, columns, window, padding):
-  x = (
-    -np.random.default_rng(1)
-    .permutation(2 * rows * columns * 3)
-    .astype("f")
-    .reshape(2, rows, columns, 3)
-  )
-  ours = ops.max_pool(jnp.asarray(x), window, padding)
-  np.testing.assert_array_equal(ours, _squares_by_hand(x, window, padding, np.max))
+POOLINGS = [  # map, window, strides, padding
+  *((size, 2, None, padding) for size in ((4, 6), (5, 7)) for padding in ("SAME", "VALID")),
+  *((size, 3, None, padding) for size in ((3, 8), (7, 5)) for padding in ("SAME", "VALID")),
+  *((size, 3, 2, padding) for size in ((8, 6), (9, 7), (2, 3)) for padding in ("SAME", "VALID")),
+  ((8, 9), 3, 2, ((1, 1), (1, 1))),  # ResNet and DenseNet
+  ((8, 9), 3, 2, ((0, 1), (1, 1))),  # NASNet
+  ((7, 6), 3, 1, "SAME"),  # Inception and NASNet
+  ((7, 6), 1, 2, "VALID"),  # NASNet: every second pixel
+  ((9, 8), 4, None, "VALID"),  # VGG with soft attention
+]
+POOLINGS.remove(((2, 3), 3, 2, "VALID"))  # nothing fits
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_max_pool_gradient_goes_to_the_largest(padding):
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+def test_pooling(pool):
+  rng = np.random.default_rng(1)
+  maps = [-rng.uniform(1, 2, (2, *size, 3)).astype("float32") for size, *_ in POOLINGS]
+  run = jax.jit(lambda maps: [pool(x, *how) for x, (_, *how) in zip(maps, POOLINGS, strict=True)])
+  reduce = np.max if pool is ops.max_pool else np.mean
+  for x, ours, (_, window, strides, padding) in zip(maps, run(maps), POOLINGS, strict=True):
+    truth = _pooled_by_hand(x, window, strides or window, padding, reduce)
+    np.testing.assert_allclose(ours, truth, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_pooling_equals_keras(padding):
+  x = np.random.default_rng(2).normal(size=(2, 8, 7, 3)).astype("float32")
+  how = dict(strides=2, padding=padding)
+  layers = keras.layers
+  theirs = layers.MaxPooling2D(3, **how)(x), layers.AveragePooling2D(3, **how)(x)
+  for pool, truth in zip((ops.max_pool, ops.avg_pool), theirs, strict=True):
+    np.testing.assert_allclose(pool(x, 3, 2, padding.upper()), truth, rtol=1e-5, atol=1e-6)
+
+
+def test_max_pool_gradient_goes_to_the_largest():
   x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
+  cases = [(*how, padding) for how in ((2, 2), (3, 2), (3, 1)) for padding in ("SAME", "VALID")]
 
-  def windows(x):
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding)
+  def search(x, window, strides, padding):
+    squares = (1, window, window, 1), (1, strides, strides, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, *squares, padding)
 
-  ours = jax.grad(lambda x: (ops.max_pool(x, 2, padding) ** 3).sum())(x)
-  np.testing.assert_allclose(ours, jax.grad(lambda x: (windows(x) ** 3).sum())(x), rtol=1e-6)
+  def gradient(pool, how):
+    return jax.grad(lambda x: (pool(x, *how) ** 3).sum())
+
+  run = jax.jit(
+    lambda x: [[gradient(pool, how)(x) for pool in (ops.max_pool, search)] for how in cases]
+  )
+  for ours, truth in run(x):
+    np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("window", "strides"), [(2, 2), (3, 2)])
+def test_no_pooling_searches_for_its_gradient(window, strides):
+  run = jax.grad(lambda x: ops.max_pool(x, window, strides, "SAME").sum())
+  assert "select-and-scatter" not in jax.jit(run).lower(jnp.ones((1, 9, 9, 2))).as_text("hlo")
 
 
 def test_max_pool_shares_the_gradient_of_equal_values():
@@ -191,14 +265,15 @@ def test_max_pool_shares_the_gradient_of_equal_values():
 def test_a_map_of_one_pixel():
   x = jnp.ones((1, 1, 1, 2))
   assert ops.max_pool(x, padding="SAME").shape == (1, 1, 1, 2)
-  with pytest.raises(ValueError, match="1x1 is too small for 2x2"):
-    ops.max_pool(x)
+  for pool in (ops.max_pool, ops.avg_pool):
+    with pytest.raises(ValueError, match="1x1 is too small for 2x2"):
+      pool(x)
 
 
-def test_avg_pool():
-  x = np.random.default_rng(2).normal(size=(2, 5, 6, 3)).astype("f")
-  ours = ops.avg_pool(jnp.asarray(x), 2)
-  np.testing.assert_allclose(ours, _squares_by_hand(x, 2, "VALID", np.mean), rtol=1e-5)
+def test_half_precision_means_are_wide():
+  """64 values of 1 + 1/128 to 257/128: in bfloat16 their sum loses all that is below 1/2."""
+  x = (1 + jnp.arange(64) % 2 / 128).astype("bfloat16").reshape(1, 8, 8, 1)
+  assert ops.avg_pool(x, 8).item() == jnp.bfloat16(1 + 1 / 256)
 
 
 @pytest.mark.parametrize(("rows", "columns", "out"), [(14, 14, 2), (7, 4, 2), (1, 3, 2), (5, 9, 3)])

@@ -58,9 +58,17 @@ def test_stats_whitens_the_corpus_it_came_from():
 
 
 @pytest.mark.parametrize("mode", ["torch", "caffe"])
-def test_colour_modes_refuse_grey_and_say_what_to_set(mode):
-  with pytest.raises(ValueError, match=r"defined on RGB.*data\.channels=3"):
-    pixels.normalise(mode, jnp.zeros((1, 4, 4, 1)))
+def test_modes_by_colour_take_grey_as_the_same_image_in_rgb(mode):
+  grey = jnp.asarray(np.random.default_rng(0).random((2, 4, 4, 1), np.float32))
+  colour = pixels.normalise(mode, jnp.repeat(grey, 3, axis=-1))
+  assert colour.shape == (2, 4, 4, 3)
+  np.testing.assert_array_equal(pixels.normalise(mode, grey), colour)
+
+
+@pytest.mark.parametrize("mode", ["torch", "caffe"])
+def test_modes_by_colour_refuse_other_channels_and_say_what_to_set(mode):
+  with pytest.raises(ValueError, match=r"RGB and grey.*2 channels.*data\.channels=3"):
+    pixels.normalise(mode, jnp.zeros((1, 4, 4, 2)))
 
 
 def test_stats_without_constants_is_refused():

@@ -3,7 +3,7 @@
 Every figure is a median over alternating pairs, so that other work on the machine meets both sides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import statistics
 import time
 
@@ -88,3 +88,54 @@ def test_a_step_in_a_loop_costs_no_more(size, groups, channels):
   ratio = _times_as_long(lambda: scanned(start), called)
   print(f"{size}x{size}, groups {groups}: scan of 4 by 4 calls: {ratio:.2f}")
   assert ratio <= 1.1
+
+
+@pytest.fixture
+def no_compilation_cache() -> Iterator[None]:
+  kept = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  yield
+  jax.config.update("jax_enable_compilation_cache", kept)
+
+
+GROWTH = 16
+LAYERS = (6, 12)  # of DenseNet-121's first two blocks: 39 convolutions
+
+
+def _dense_kernels() -> list[jax.Array]:
+  sizes, width = [(7, 3, 2 * GROWTH)], 2 * GROWTH
+  for layers in LAYERS:
+    for _ in range(layers):
+      sizes += [(1, width, 4 * GROWTH), (3, 4 * GROWTH, GROWTH)]
+      width += GROWTH
+    sizes.append((1, width, width // 2))
+    width //= 2
+  return [jnp.ones((side, side, *channels)) for side, *channels in sizes]
+
+
+def _dense_net(form: ops.Form) -> Callable:
+  def net(kernels, x):
+    rest = iter(kernels)
+
+    def conv(x, **how):
+      return ops.conv(jax.nn.relu(x), next(rest), **how, form=form)
+
+    x = ops.max_pool(conv(x, strides=(2, 2), padding=((3, 3), (3, 3))), 3, 2, ((1, 1), (1, 1)))
+    for layers in LAYERS:
+      for _ in range(layers):
+        x = jnp.concatenate([x, conv(conv(x))], -1)
+      x = ops.avg_pool(conv(x))
+    return (ops.global_avg_pool(x) ** 2).sum()
+
+  return net
+
+
+def test_a_dense_net_compiles_in_about_the_time_of_plain_convolutions(no_compilation_cache):
+  kernels, x = _dense_kernels(), jnp.ones((2, 64, 64, 3))
+
+  def compiled(form: ops.Form) -> Callable:
+    return lambda: jax.jit(jax.grad(_dense_net(form))).lower(kernels, x).compile()
+
+  ratio = _times_as_long(compiled("cpu"), compiled("plain"), pairs=3)
+  print(f"{len(kernels)} convolutions: compile time by that of plain ones: {ratio:.2f}")
+  assert ratio <= 1.3

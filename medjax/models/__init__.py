@@ -8,12 +8,52 @@ from typing import Any
 from flax import linen as nn
 
 from medjax import contract, settings
-from medjax.models import heads, mednet, net, quadsnet
+from medjax.models import (
+  attention_vgg,
+  darknet,
+  densenet,
+  heads,
+  inception,
+  inception_resnet,
+  mednet,
+  mobilenet,
+  nasnet,
+  net,
+  pneumonia_cnn,
+  quadsnet,
+  resnet,
+  soft_attention,
+  survey_cnn,
+  vgg,
+  xception,
+)
+
+
+def _soft_attention(cfg: settings.SoftAttention, info: contract.DataInfo) -> net.Parts:
+  """Soft attention on the backbone of its settings, or inside the VGG of its authors."""
+  if isinstance(cfg.backbone, settings.VGG):
+    return attention_vgg.build(cfg, info)
+  return soft_attention.build(cfg, info, MODELS[type(cfg.backbone)](cfg.backbone, info))
+
 
 # Type of the settings -> builder of the network's parts from those settings and the data's.
 MODELS: dict[type[settings.Model], Callable[[Any, contract.DataInfo], net.Parts]] = {
   settings.QuadSNet: quadsnet.build,
   settings.MedNet: mednet.build,
+  settings.DenseNet: densenet.build,
+  settings.ResNet: resnet.build,
+  settings.VGG: vgg.build,
+  settings.PneumoniaCNN: pneumonia_cnn.build,
+  settings.SurveyCNN: survey_cnn.build,
+  settings.Darknet: darknet.build,
+  settings.InceptionV3: inception.build,
+  settings.InceptionResNetV2: inception_resnet.build,
+  settings.Xception: xception.build,
+  settings.SoftAttention: _soft_attention,
+  settings.MobileNetV1: mobilenet.build,
+  settings.MobileNetV2: mobilenet.build,
+  settings.MobileNetV3: mobilenet.build,
+  settings.NASNet: nasnet.build,
 }
 
 
@@ -46,4 +86,12 @@ def make(
   head: nn.Module = parts.classifier.clone(cosine=cosine)
   if projector is not None:
     head = heads.Projector(*projector, cfg.bn_epsilon)
-  return net.wrap(parts.encoder, head, parts.kernel_init, execution, cfg.bn_momentum)
+  return net.wrap(
+    parts.encoder,
+    head,
+    parts.kernel_init,
+    execution,
+    (cfg.backbone if isinstance(cfg, settings.SoftAttention) else cfg).bn_momentum,
+    parts.stages,
+    info.metadata,
+  )

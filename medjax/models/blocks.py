@@ -6,6 +6,7 @@ run. Parameters have JAX's default float type; a layer computes in `mode.dtype` 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 
@@ -17,6 +18,8 @@ import numpy as np
 
 from medjax import ops, pixels
 from medjax.models import net
+
+Padding = ops.Padding | tuple[ops.Pair, ops.Pair]
 
 _ZEROS = nn.initializers.zeros
 _ONES = nn.initializers.ones
@@ -45,30 +48,34 @@ class Input(nn.Module):
 
 
 class Conv(nn.Module):
-  """A convolution, SAME.
+  """A convolution.
 
   Attributes:
-    features: filters. size: side of the kernel. stride: in both directions.
+    features: filters. size: side of the kernel, or (rows, columns). stride: in both directions.
+    padding: `SAME`, `VALID`, or numbers, see `ops.conv`.
     depthwise: one filter a channel; `features` must be the number of channels.
   """
 
   features: int
-  size: int
+  size: int | ops.Pair
   stride: int = 1
+  padding: Padding = "SAME"
   depthwise: bool = False
   use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, H, W, C] to [b, H / stride, W / stride, features]."""
+    """[b, H, W, C] to [b, H', W', features]."""
     groups = x.shape[-1] if self.depthwise else 1
-    shape = (self.size, self.size, x.shape[-1] // groups, self.features)
+    window = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+    shape = (*window, x.shape[-1] // groups, self.features)
     kernel = self.param("kernel", _DRAWN_LATER, shape)
     dtype = mode.dtype(x, kernel)
     y = ops.conv(
       x.astype(dtype),
       kernel.astype(dtype),
       strides=(self.stride, self.stride),
+      padding=self.padding,
       groups=groups,
       form=mode.execution.form,
     )
@@ -82,12 +89,17 @@ class SeparableConv(nn.Module):
 
   features: int
   size: int
+  stride: int = 1
+  padding: Padding = "SAME"
   use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, H, W, C] to [b, H, W, features]."""
-    depthwise = Conv(x.shape[-1], self.size, depthwise=True, name="depthwise")
+    """[b, H, W, C] to [b, H', W', features]."""
+    channels = x.shape[-1]
+    depthwise = Conv(
+      channels, self.size, self.stride, self.padding, depthwise=True, name="depthwise"
+    )
     pointwise = Conv(self.features, 1, use_bias=self.use_bias, name="pointwise")
     return pointwise(depthwise(x, mode), mode)
 
@@ -115,15 +127,19 @@ class BatchNorm(nn.Module):
   With groups it normalises by their statistics, and leaves the mean of those over this device's
   groups in the collection `net.BATCH_MOMENTS`, from which the seam moves the running ones; without
   groups it normalises by the running ones. Statistics are in at least float32.
+
+  Attributes:
+    epsilon: added to the variance. use_scale: whether a learnt factor follows.
   """
 
   epsilon: float
+  use_scale: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """Normalises [b, ..., C]."""
     channels = x.shape[-1]
-    scale = self.param("scale", _ONES, (channels,))
+    scale = self.param("scale", _ONES, (channels,)) if self.use_scale else jnp.ones(channels)
     bias = self.param("bias", _ZEROS, (channels,))
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
     running_var = self.variable("batch_stats", "var", jnp.ones, channels)
@@ -140,6 +156,30 @@ class BatchNorm(nn.Module):
     # One factor and one offset a channel: the gradient then needs two sums over the map, not three.
     factor = lax.rsqrt(var + self.epsilon) * scale
     return (x * factor + (bias - mean * factor)).astype(mode.dtype(x, scale))
+
+
+def recomputed(layer: type[nn.Module], mode: net.Mode) -> type[nn.Module]:
+  """`layer`, whose inner maps are computed again for the gradient where the mode says so."""
+  return nn.remat(layer) if mode.execution.remat else layer
+
+
+class Cut(nn.Module):
+  """An encoder that ends at one of its end points: what comes after has no parameters either.
+
+  Attributes:
+    encoder: whose pass is cut. endpoint: its name; the encoder computes what leads there first.
+  """
+
+  encoder: nn.Module
+  endpoint: str
+
+  def __call__(self, images: jax.Array, mode: net.Mode) -> jax.Array:
+    """[b, H, W, C] to the end point's map."""
+    try:
+      self.encoder(images, dataclasses.replace(mode, cut=self.endpoint))
+    except net.Reached as reached:
+      return reached.value
+    raise ValueError(f"this network has no end point {self.endpoint!r} to be cut at")
 
 
 class Dropout(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flax import linen as nn
 import jax
 
@@ -10,27 +12,32 @@ from medjax.models import blocks, net
 
 
 class Classifier(nn.Module):
-  """[dense, ReLU, dropout] and a dense layer to the classes.
+  """Dense layers with an activation and dropout, and a dense layer to the classes.
 
   Attributes:
     classes: K.
-    hidden: width of the first dense layer; 0 leaves it, its ReLU and the dropout out.
-    dropout: rate between the two.
+    hidden: widths of the dense layers before.
+    dropout: rate after each of them; before the classes where there is none.
+    activation: of the hidden layers.
     cosine: logits are cosines between features and class vectors (Cao et al. 2019, LDAM).
   """
 
   classes: int
-  hidden: int
+  hidden: tuple[int, ...]
   dropout: float
+  activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
   cosine: bool = False
 
   @nn.compact
   def __call__(self, embedding: jax.Array, mode: net.Mode) -> jax.Array:
     """[b, D] to logits [b, K]."""
     x = embedding
-    if self.hidden:
-      x = blocks.Dense(self.hidden, name="hidden")(x, mode)
-      x = blocks.Dropout(self.dropout, name="dropout")(jax.nn.relu(x), mode)
+    for number, width in enumerate(self.hidden):
+      suffix = number + 1 if number else ""
+      x = self.activation(blocks.Dense(width, name=f"hidden{suffix}")(x, mode))
+      x = blocks.Dropout(self.dropout, name=f"dropout{suffix}")(x, mode)
+    if not self.hidden:
+      x = blocks.Dropout(self.dropout, name="dropout")(x, mode)
     if self.cosine:
       return Cosine(self.classes, name="classes")(x, mode)
     return blocks.Dense(self.classes, name="classes")(x, mode)

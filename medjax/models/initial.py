@@ -24,10 +24,16 @@ class KernelInit:
   Attributes:
     draw: (key, size) to that many numbers of variance 1.
     variance: (fan in, fan out) to the variance of a kernel's numbers.
+    elsewhere: beginnings of parameter paths below which another distribution holds.
   """
 
   draw: Callable[[jax.Array, int], jax.Array]
   variance: Callable[[int, int], float]
+  elsewhere: tuple[tuple[str, KernelInit], ...] = ()
+
+  def at(self, path: str) -> KernelInit:
+    """The distribution of the kernel at a path."""
+    return next((own for start, own in self.elsewhere if path.startswith(f"{start}/")), self)
 
 
 def _uniform(key: jax.Array, size: int) -> jax.Array:
@@ -42,21 +48,35 @@ def _cut_normal(key: jax.Array, size: int) -> jax.Array:
 # Glorot & Bengio 2010, Keras's default; He et al. 2015, cut at two deviations as Keras does.
 GLOROT_UNIFORM = KernelInit(_uniform, lambda fan_in, fan_out: 2 / (fan_in + fan_out))
 HE_NORMAL = KernelInit(_cut_normal, lambda fan_in, fan_out: 2 / fan_in)
+HE_UNIFORM = KernelInit(_uniform, lambda fan_in, fan_out: 2 / fan_in)
 
 
 def with_kernels(params: contract.Tree, key: jax.Array, kernel_init: KernelInit) -> contract.Tree:
   """`params` with each leaf named `kernel`, [..., in, out], drawn from `kernel_init`."""
   flat = trees.flatten(params)
   paths = sorted(path for path in flat if path.split("/")[-1] == "kernel")
-  numbers = kernel_init.draw(key, sum(flat[path].size for path in paths))
-  numbers = lax.optimization_barrier(numbers)  # else each kernel draws all over again
-  start = 0
-  for path in paths:
-    shape, size = flat[path].shape, flat[path].size
-    part = lax.slice(numbers, (start,), (start + size,)).reshape(shape)
-    flat[path] = part * math.sqrt(kernel_init.variance(*_fans(shape)))
-    start += size
+  kernels = {path: kernel_init.at(path) for path in paths}
+  draws = dict.fromkeys([kernel_init.draw, *(own.draw for own in kernels.values())])
+  for number, draw in enumerate(draws):
+    drawn = {path: flat[path].shape for path, own in kernels.items() if own.draw is draw}
+    unscaled = _drawn(draw, jax.random.fold_in(key, number) if number else key, drawn)
+    for path, kernel in unscaled.items():
+      flat[path] = kernel * math.sqrt(kernels[path].variance(*_fans(kernel.shape)))
   return trees.unflatten(flat)
+
+
+def _drawn(
+  draw: Callable[[jax.Array, int], jax.Array], key: jax.Array, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, jax.Array]:
+  """Arrays of these shapes, from one draw."""
+  numbers = draw(key, sum(map(math.prod, shapes.values())))
+  numbers = lax.optimization_barrier(numbers)  # else each kernel draws all over again
+  arrays, start = {}, 0
+  for path, shape in shapes.items():
+    end = start + math.prod(shape)
+    arrays[path] = lax.slice(numbers, (start,), (end,)).reshape(shape)
+    start = end
+  return arrays
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -65,13 +65,13 @@ class Encoder(nn.Module):
     x = blocks.Input(cfg.preprocess, info.mean, info.std, name="input")(images, mode)
     x = jax.nn.relu(ConvBN(cfg, STEM_WIDTH, 3, stride=2, name="stem1")(x, mode))
     x = jax.nn.relu(ConvBN(cfg, STEM_WIDTH, 5, stride=2, name="stem2")(x, mode))
-    outputs = [x]  # of the stem and of each block
+    outputs = [mode.endpoint(self, STEM, x)]  # of the stem and of each block
     for number in range(1, cfg.blocks + 1):
       x = Block(cfg, name=f"b{number}")(_pooled(cfg, outputs[-1], number - 1, number), mode)
       for connection in cfg.connections:
         if _position(connection[1]) == number:
           x = x + self._connect(connection, outputs, mode)
-      outputs.append(jax.nn.relu(x))
+      outputs.append(mode.endpoint(self, f"b{number}", jax.nn.relu(x)))
     return ops.global_avg_pool(outputs[-1])
 
   def _connect(
@@ -117,8 +117,17 @@ def build(cfg: settings.MedNet, info: contract.DataInfo) -> net.Parts:
     _check(connection, cfg)
   if len({connection[:2] for connection in cfg.connections}) < len(cfg.connections):
     raise ValueError(f"model.connections={cfg.connections}: two of them have the same ends")
-  head = heads.Classifier(len(info.classes), cfg.hidden, cfg.dropout)
-  return net.Parts(Encoder(cfg, info), head, initial.HE_NORMAL)
+  head = heads.Classifier(len(info.classes), (cfg.hidden,) * bool(cfg.hidden), cfg.dropout)
+  return net.Parts(Encoder(cfg, info), head, initial.HE_NORMAL, _stages(cfg))
+
+
+def _stages(cfg: settings.MedNet) -> tuple[str, ...]:
+  """The stem, then each block with the long connections that end there."""
+  stages = ["stem1", "stem2"]
+  for number in range(1, cfg.blocks + 1):
+    ending = [(s, t) for s, t, kind in cfg.connections if t == f"b{number}" and kind == "conv"]
+    stages += [f"{source}_{target}" for source, target in ending] + [f"b{number}"]
+  return tuple(stages)
 
 
 def _check(connection: settings.Connection, cfg: settings.MedNet) -> None:

@@ -7,7 +7,7 @@ module library can change behind this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Literal, Protocol
 
@@ -20,8 +20,10 @@ from medjax import contract, ops, trees
 from medjax.models import groups as groups_lib
 from medjax.models import initial
 
-# The linen collection in which batch norm leaves what it found in this batch.
+# Linen collections: what batch norm found in this batch, and the maps that were asked for by name.
 BATCH_MOMENTS = "batch_moments"
+ENDPOINTS = "endpoints"
+EVERY = "*"  # asks for all end points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +35,22 @@ class Execution:
     dtype: of computation; parameters, statistics and results are never less than float32.
     bn_group: examples of the global batch that share batch-norm statistics; 0 is all of them.
     axis: the mesh axis that the batch is cut over; None outside a mesh.
+    remat: forgets the maps inside a stage's units and computes them again for the gradient.
   """
 
   form: ops.Form = "plain"
   dtype: Literal["float32", "bfloat16"] = "float32"
   bn_group: int = 0
   axis: str | None = None
+  remat: bool = False
+
+
+class Reached(Exception):
+  """The forward pass came to the end point at which the network is cut; carries its map."""
+
+  def __init__(self, value: jax.Array):
+    super().__init__()
+    self.value = value
 
 
 @flax.struct.dataclass
@@ -49,17 +61,42 @@ class Mode:
     execution: how the net is run.
     groups: examples that share batch-norm statistics in training; None takes the running ones.
     keys: [b, 2] uint32 that each example's dropout draws from; None leaves dropout out.
+    metadata: [b, M] of a head that takes them.
+    offsets: added to the end points of their names; zeros, to differentiate by.
+    endpoints: names of the maps to hand out. cut: name of the end point where the pass ends.
   """
 
   execution: Execution = flax.struct.field(pytree_node=False)
   groups: groups_lib.Groups | None = None
   keys: jax.Array | None = None
+  metadata: jax.Array | None = None
+  offsets: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  endpoints: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+  cut: str = flax.struct.field(pytree_node=False, default="")
 
   def dtype(self, *arrays: jax.Array) -> jnp.dtype:
     """The type in which a layer computes on these arrays."""
     if self.execution.dtype == "bfloat16":
       return jnp.dtype(jnp.bfloat16)
     return jnp.result_type(*arrays)
+
+  def endpoint(self, module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Names a map: hands it out where asked, adds its offset, ends the pass where it is the cut.
+
+    Args:
+      module: in whose compact method this is called. name: distinct in the network. x: the map.
+
+    Returns:
+      x, for whatever follows.
+    """
+    if name in self.offsets:
+      x = x + self.offsets[name]
+    if name in self.endpoints or EVERY in self.endpoints:
+      # A submodule may have the same name; a linen scope must not hold both.
+      module.sow(ENDPOINTS, f"@{name}", x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+    if name == self.cut:
+      raise Reached(x)
+    return x
 
 
 @flax.struct.dataclass
@@ -69,10 +106,12 @@ class Result:
   Attributes:
     output: [b, K] logits, or [b, D'] projections.
     embedding: [b, D] pooled features, what the head sees.
+    endpoints: name -> map [b, h, w, C], of those that were asked for.
   """
 
   output: jax.Array
   embedding: jax.Array
+  endpoints: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 class Apply(Protocol):
@@ -87,6 +126,8 @@ class Apply(Protocol):
     train: bool,
     key: jax.Array | None = None,
     momentum: float | None = None,
+    endpoints: Sequence[str] = (),
+    offsets: dict[str, jax.Array] | None = None,
   ) -> tuple[Result, contract.Tree]:
     """See `Net`."""
 
@@ -104,10 +145,14 @@ class Net:
       `momentum` (the net's own where None; 0.0 returns those of this batch). A `key` turns dropout
       on, by the batch's slots. Training without a key is an error unless `momentum` is given:
       statistics estimated for a net without dropout must be taken without it.
+      `endpoints` names maps to hand out in the result, `net.EVERY` all of them; `offsets` are added
+      to the end points of their names: the gradient by an offset of zeros is that by the map.
+    stages: beginnings of parameter paths, in the order in which an image passes them.
   """
 
   init: Callable[[jax.Array, jax.Array], tuple[contract.Tree, contract.Tree]]
   apply: Apply
+  stages: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +163,13 @@ class Parts:
     encoder: called as `(images, mode)`, returns [b, D].
     classifier: called as `(embedding, mode)`, returns [b, K].
     kernel_init: where their kernels are drawn from.
+    stages: names of the encoder's parts in the order in which an image passes them.
   """
 
   encoder: nn.Module
   classifier: nn.Module  # with the field `cosine`
   kernel_init: initial.KernelInit
+  stages: tuple[str, ...] = ()
 
 
 class _Network(nn.Module):
@@ -141,6 +188,8 @@ def wrap(
   kernel_init: initial.KernelInit,
   execution: Execution,
   bn_momentum: float,
+  stages: Sequence[str] = (),
+  metadata: int = 0,
 ) -> Net:
   """Makes a `Net` of two unbound modules.
 
@@ -149,28 +198,52 @@ def wrap(
     kernel_init: where their kernels are drawn from.
     execution: how to run it.
     bn_momentum: share of the old value that a running statistic keeps at each step.
+    stages: see `Parts`. metadata: width of the metadata that the head takes.
   """
   network = _Network(encoder, head)
 
   @jax.jit  # so that the forward pass, whose result nobody reads, is never computed
   def init(key: jax.Array, images: jax.Array) -> tuple[contract.Tree, contract.Tree]:
-    variables = network.init(key, images, Mode(execution))
+    rows = jnp.zeros((len(images), metadata)) if metadata else None
+    variables = network.init(key, images, Mode(execution, metadata=rows))
     return initial.with_kernels(variables["params"], key, kernel_init), variables["batch_stats"]
 
-  def apply(params, stats, batch, *, train, key=None, momentum=None):
-    variables, images = {"params": params, "batch_stats": stats}, batch[contract.IMAGE]
-    if not train:
-      return network.apply(variables, images, Mode(execution)), stats
-    if key is None and momentum is None:
+  def apply(params, stats, batch, *, train, key=None, momentum=None, endpoints=(), offsets=None):
+    if train and key is None and momentum is None:
       raise ValueError("a training step needs a key for dropout: apply(..., train=True, key=key)")
-    groups = groups_lib.make(batch[contract.MASK], execution.bn_group, execution.axis)
-    keys = None if key is None else _example_keys(key, batch[contract.SLOT])
-    mode = Mode(execution, groups, keys)
-    result, found = network.apply(variables, images, mode, mutable=[BATCH_MOMENTS])
-    moments = groups.over_devices(found.get(BATCH_MOMENTS, {}))
+    mode = dataclasses.replace(
+      _mode(execution, batch, train, key), offsets=offsets or {}, endpoints=tuple(endpoints)
+    )
+    variables, images = {"params": params, "batch_stats": stats}, batch[contract.IMAGE]
+    collections = [BATCH_MOMENTS, ENDPOINTS]
+    result, found = network.apply(variables, images, mode, mutable=collections)
+    result = result.replace(endpoints=_named(found.get(ENDPOINTS, {}), endpoints))
+    if mode.groups is None:
+      return result, stats
+    moments = mode.groups.over_devices(found.get(BATCH_MOMENTS, {}))
     return result, _moved(stats, moments, bn_momentum if momentum is None else momentum)
 
-  return Net(init, apply)
+  return Net(init, apply, (*(f"encoder/{stage}" for stage in stages), "head"))
+
+
+def _mode(execution: Execution, batch: contract.Batch, train: bool, key: jax.Array | None) -> Mode:
+  metadata = batch.get(contract.METADATA)
+  if not train:
+    return Mode(execution, metadata=metadata)
+  groups = groups_lib.make(batch[contract.MASK], execution.bn_group, execution.axis)
+  keys = None if key is None else _example_keys(key, batch[contract.SLOT])
+  return Mode(execution, groups, keys, metadata)
+
+
+def _named(found: contract.Tree, wanted: Sequence[str]) -> dict[str, jax.Array]:
+  """The end points by their own names, wherever in the net they were."""
+  named = {path.rpartition("@")[2]: value for path, value in trees.flatten(found).items()}
+  missing = [name for name in wanted if name not in named and name != EVERY]
+  if missing:
+    raise ValueError(
+      f"this network has no end point {missing[0]!r}; apply(..., endpoints=[net.EVERY]) has all"
+    )
+  return named
 
 
 def _example_keys(key: jax.Array, slots: jax.Array) -> jax.Array:

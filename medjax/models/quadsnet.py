@@ -79,6 +79,7 @@ class Encoder(nn.Module):
     x = blocks.Input(cfg.preprocess, info.mean, info.std, name="input")(images, mode)
     maps = [Stream(cfg, *STREAMS[name], name=name)(x, mode) for name in cfg.streams]
     x = jnp.concatenate(maps, axis=-1)  # [b, h, w, 4 * 256], 14 x 14 at 224 pixels
+    x = mode.endpoint(self, "fusion", x)
     if cfg.bn == "fusion":
       x = blocks.BatchNorm(cfg.bn_epsilon, name="bn")(x, mode)
     x = blocks.Dropout(cfg.dropout, name="dropout")(POOLS[cfg.pool](x), mode)
@@ -101,5 +102,5 @@ def build(cfg: settings.QuadSNet, info: contract.DataInfo) -> net.Parts:
       f"set data.image_size to {least} or more, or give model.widths fewer entries"
     )
   # The fused map's dropout comes before the classifier; there is none inside it.
-  head = heads.Classifier(len(info.classes), cfg.hidden, 0.0)
-  return net.Parts(Encoder(cfg, info), head, initial.GLOROT_UNIFORM)
+  head = heads.Classifier(len(info.classes), (cfg.hidden,) * bool(cfg.hidden), 0.0)
+  return net.Parts(Encoder(cfg, info), head, initial.GLOROT_UNIFORM, cfg.streams)

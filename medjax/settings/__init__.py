@@ -39,10 +39,25 @@ from medjax.settings.learning import SimCLR as SimCLR
 from medjax.settings.learning import SoftmaxCE as SoftmaxCE
 from medjax.settings.learning import Supervised as Supervised
 from medjax.settings.learning import Train as Train
+from medjax.settings.networks import VGG as VGG
+from medjax.settings.networks import Backbone as Backbone
 from medjax.settings.networks import Connection as Connection
+from medjax.settings.networks import Darknet as Darknet
+from medjax.settings.networks import DenseNet as DenseNet
+from medjax.settings.networks import InceptionResNetV2 as InceptionResNetV2
+from medjax.settings.networks import InceptionV3 as InceptionV3
 from medjax.settings.networks import MedNet as MedNet
+from medjax.settings.networks import MobileNetV1 as MobileNetV1
+from medjax.settings.networks import MobileNetV2 as MobileNetV2
+from medjax.settings.networks import MobileNetV3 as MobileNetV3
 from medjax.settings.networks import Model as Model
+from medjax.settings.networks import NASNet as NASNet
+from medjax.settings.networks import PneumoniaCNN as PneumoniaCNN
 from medjax.settings.networks import QuadSNet as QuadSNet
+from medjax.settings.networks import ResNet as ResNet
+from medjax.settings.networks import SoftAttention as SoftAttention
+from medjax.settings.networks import SurveyCNN as SurveyCNN
+from medjax.settings.networks import Xception as Xception
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +134,51 @@ VARIANTS: dict[type, dict] = {
       hidden=0,
     ),
     MedNet(),
+    DenseNet(),
+    DenseNet(name="densenet169", units=(6, 12, 32, 32)),
+    DenseNet(name="densenet201", units=(6, 12, 48, 32)),
+    DenseNet(name="chexnet"),
+    InceptionV3(),
+    InceptionResNetV2(),
+    Xception(),
+    MobileNetV1(),
+    MobileNetV2(),
+    MobileNetV3(),
+    MobileNetV3(name="mobilenet_v3_small", small=True),
+    NASNet(),
+    NASNet(name="nasnet_large", filters=4032, repeats=6, stem_filters=96, skip_reduction=True),
+    VGG(),
+    VGG(name="vgg19", convs=(2, 2, 4, 4, 4)),
+    ResNet(),
+    ResNet(name="resnet152", units=(3, 8, 36, 3)),
+    ResNet(
+      name="resnet18",
+      units=(2, 2, 2, 2),
+      bottleneck=False,
+      use_bias=False,
+      preprocess="torch",
+      bn_momentum=0.9,
+      bn_epsilon=1e-5,
+    ),
+    ResNet(
+      name="resnet34",
+      bottleneck=False,
+      use_bias=False,
+      preprocess="torch",
+      bn_momentum=0.9,
+      bn_epsilon=1e-5,
+    ),
+    PneumoniaCNN(),
+    PneumoniaCNN(name="pneumonia_sep_first", separable=(1,)),
+    PneumoniaCNN(name="pneumonia_sep_mid", separable=(2,)),
+    PneumoniaCNN(name="pneumonia_sep_last", separable=(3,)),
+    PneumoniaCNN(name="pneumonia_sep_all", separable=(1, 2, 3)),
+    SurveyCNN(),
+    SurveyCNN(name="survey_cnn_se", squeeze=16),
+    Darknet(),
+    Darknet(name="darknet53_fpn", pyramid=True),
+    SoftAttention(),
+    SoftAttention(name="vgg16_soft_attention", backbone=VGG(preprocess="tf")),
   ),
   Loss: _named(
     SoftmaxCE(),

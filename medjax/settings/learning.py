@@ -213,7 +213,7 @@ class LARS(Optimizer):
 
   Attributes:
     trust: share of a kernel's norm that the norm of its update has; the update is gradient and
-      decay together, where the paper adds the norms of both. Biases and batch norm move as under SGD.
+      decay together, where the paper adds the norms of both. All else moves as under SGD.
   """
 
   name: str = "lars"
@@ -237,6 +237,7 @@ class Train:
     bn_group: examples that share batch-norm statistics; 0 means the global batch, or where
       gradients are accumulated, the global micro-batch.
     ops: form of convolutions: `cpu`, `plain`, or `auto`: cpu on CPU, said at the start.
+    remat: saves memory: networks of many units compute their inner maps twice.
   """
 
   batch_size: int = 32
@@ -248,6 +249,7 @@ class Train:
   precision: Literal["float32", "bfloat16"] = "float32"
   bn_group: int = 0
   ops: Literal["auto", "cpu", "plain"] = "auto"
+  remat: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -69,3 +69,206 @@ class MedNet(Model):
   preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "stats"
   bn_epsilon: float = 1e-5
   dropout: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backbone(Model):
+  """A published network for natural images.
+
+  Attributes:
+    stem: as published, or for images of about 32 pixels: one 3x3 convolution, no stride, no pool.
+  """
+
+  stem: Literal["imagenet", "small"] = "imagenet"
+  bn_momentum: float = 0.99
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseNet(Backbone):
+  """DenseNet (Huang et al. 2017), as in Keras.
+
+  Attributes:
+    units: dense layers of each block. growth: channels that each adds.
+    shared: batch statistics of a map are computed once, not once a consumer; the same to rounding.
+  """
+
+  name: str = "densenet121"
+  units: tuple[int, ...] = (6, 12, 24, 16)
+  growth: int = 32
+  shared: bool = False
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "torch"
+  bn_epsilon: float = 1.001e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNet(Backbone):
+  """ResNet v1 (He et al. 2016): bottlenecks as in Keras, basic blocks as in torchvision.
+
+  Attributes:
+    units: residual blocks of each stage. bottleneck: 1x1, 3x3, 1x1, else 3x3, 3x3.
+    use_bias: biases before batch norm, as Keras has them.
+  """
+
+  name: str = "resnet50"
+  units: tuple[int, ...] = (3, 4, 6, 3)
+  bottleneck: bool = True
+  use_bias: bool = True
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "caffe"
+  bn_epsilon: float = 1.001e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InceptionV3(Backbone):
+  """Inception-V3 (Szegedy et al. 2016), as in Keras."""
+
+  name: str = "inception_v3"
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InceptionResNetV2(Backbone):
+  """Inception-ResNet-V2 (Szegedy et al. 2017), as in Keras."""
+
+  name: str = "inception_resnet_v2"
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Xception(Backbone):
+  """Xception (Chollet 2017), as in Keras."""
+
+  name: str = "xception"
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VGG(Backbone):
+  """VGG (Simonyan & Zisserman 2015), as in Keras.
+
+  Attributes:
+    convs: of each block. hidden: widths of the dense layers before the classes.
+  """
+
+  name: str = "vgg16"
+  convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+  hidden: tuple[int, ...] = (4096, 4096)
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "caffe"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MobileNetV1(Backbone):
+  """MobileNet (Howard et al. 2017), as in Keras; `width` multiplies the channels."""
+
+  name: str = "mobilenet_v1"
+  width: float = 1.0
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+  dropout: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MobileNetV2(Backbone):
+  """MobileNet-V2 (Sandler et al. 2018), as in Keras; `width` multiplies the channels."""
+
+  name: str = "mobilenet_v2"
+  width: float = 1.0
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+  bn_momentum: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MobileNetV3(Backbone):
+  """MobileNet-V3 (Howard et al. 2019), as in Keras; `small` is the smaller of the two."""
+
+  name: str = "mobilenet_v3_large"
+  small: bool = False
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+  bn_momentum: float = 0.999
+  dropout: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NASNet(Backbone):
+  """NASNet-A (Zoph et al. 2018), as in Keras.
+
+  Attributes:
+    filters: channels of the last map. repeats: normal cells of a stack. stem_filters: of the first
+      convolution. skip_reduction: whether the cell before a reduction is skipped to after it.
+  """
+
+  name: str = "nasnet_mobile"
+  filters: int = 1056
+  repeats: int = 4
+  stem_filters: int = 32
+  skip_reduction: bool = False
+  preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "tf"
+  bn_momentum: float = 0.9997
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PneumoniaCNN(Model):
+  """The pneumonia network of Go & Bissaliyeva and its separable twins.
+
+  Attributes:
+    separable: numbers, from 1 to 3, of the convolutions that are depthwise separable.
+    bn_axis: what shares batch-norm statistics: a channel, or by the original's slip a row.
+    pool: of the last map: `flatten` as published, or `gap`, global average.
+  """
+
+  name: str = "pneumonia_cnn"
+  separable: tuple[int, ...] = ()
+  bn_axis: Literal["channel", "row"] = "channel"
+  pool: Literal["flatten", "gap"] = "flatten"
+  bn_momentum: float = 0.99
+  dropout: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SurveyCNN(Model):
+  """The plain network of Ning's survey, in sizes of our own.
+
+  Attributes:
+    widths: of the blocks. hidden: of the dense layer. squeeze: ratio of a squeeze-and-excitation at
+      the end of each block (Hu et al. 2018); 0 leaves it out.
+  """
+
+  name: str = "survey_cnn"
+  widths: tuple[int, ...] = (32, 64, 128, 256)
+  hidden: int = 256
+  leaky: bool = True
+  squeeze: int = 0
+  dropout: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Darknet(Model):
+  """Darknet-53 (Redmon & Farhadi 2018).
+
+  Attributes:
+    pyramid: predicts at three scales and averages the logits.
+  """
+
+  name: str = "darknet53"
+  pyramid: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftAttention(Model):
+  """A backbone cut short, soft attention on its map, and metadata beside it (Nguyen et al. 2022).
+
+  Attributes:
+    backbone: the network that is cut. cut: where: as the authors' `code`, as the `paper` says, or
+      at a named end point.
+    attention: `paper` with a learnt factor, `paper_no_gamma`, or the original layer's arithmetic.
+    maps: attention maps.
+    metadata: branch beside the image: none, one wide dense layer, or two with batch norm.
+    pool: of the map: `flatten`, or `gap`.
+  """
+
+  name: str = "soft_attention"
+  backbone: Backbone = DenseNet(name="densenet201", units=(6, 12, 48, 32))
+  cut: str = "paper"
+  attention: Literal["paper", "paper_no_gamma", "keras_quirk"] = "paper"
+  maps: int = 16
+  metadata: Literal["none", "dense", "two_layer"] = "none"
+  pool: Literal["flatten", "gap"] = "flatten"
+  dropout: float = 0.5

@@ -1,0 +1,75 @@
+"""Libraries in processes of their own, timed in turn, so that all see the same machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+WORKER = pathlib.Path(__file__).with_name("worker.py")
+ON_CPU = {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@dataclasses.dataclass
+class Side:
+  """A library in one of its settings.
+
+  Attributes:
+    library, variant: what runs. process: where. about: what it says of itself, see `worker`.
+    seconds: a step, of each round.
+  """
+
+  library: str
+  variant: str
+  process: subprocess.Popen
+  about: dict
+  seconds: list[float] = dataclasses.field(default_factory=list)
+
+  @property
+  def name(self) -> str:
+    return f"{self.library} ({self.variant})"
+
+  @property
+  def median(self) -> float:
+    return statistics.median(self.seconds)
+
+  def __str__(self) -> str:
+    return f"{self.name:30} {self.median:.3f} ({min(self.seconds):.3f} to {max(self.seconds):.3f})"
+
+
+def start(
+  stack: contextlib.ExitStack, library: str, variant: str, network: str, steps: int
+) -> Side:
+  """Starts a worker and waits until it has compiled; `stack` ends it."""
+  command = [sys.executable, str(WORKER), library, variant, network, str(steps)]
+  pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+  process = stack.enter_context(subprocess.Popen(command, env=os.environ | ON_CPU, **pipes))
+  stack.callback(process.kill)
+  return Side(library, variant, process, _answer(process))
+
+
+def alternate(sides: list[Side], count: int, steps: int) -> None:
+  """Asks every side once a round; who comes first moves on by one from round to round."""
+  for number in range(count):
+    first = number % len(sides)
+    for side in sides[first:] + sides[:first]:
+      print(file=side.process.stdin)
+      side.seconds.append(_answer(side.process) / steps)
+
+
+def best(sides: list[Side]) -> dict[str, Side]:
+  """Library -> its side with the smallest median."""
+  slowest_first = sorted(sides, key=lambda side: side.median, reverse=True)
+  return {side.library: side for side in slowest_first}
+
+
+def _answer(process: subprocess.Popen):
+  line = process.stdout.readline()
+  if not line:
+    raise SystemExit(f"{process.args} ended with {process.wait()}: its error is above")
+  return json.loads(line)
