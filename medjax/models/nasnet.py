@@ -143,8 +143,8 @@ class Stem(nn.Module):
     """[b, H, W, C] to the outputs of the two cells, the newer first."""
     cfg, reduction = self.cfg, blocks.recomputed(Reduction, mode)
     small = cfg.stem == "small"
-    stride, padding = 1 if small else 2, "SAME" if small else "VALID"
-    x = blocks.Conv(cfg.stem_filters, 3, stride, padding, name="conv1")(x, mode)
+    padding: blocks.Padding = "SAME" if small else "VALID"
+    x = blocks.Conv(cfg.stem_filters, 3, 1 if small else 2, padding, name="conv1")(x, mode)
     x = mode.endpoint(self, "stem_bn1", blocks.BatchNorm(cfg.bn_epsilon, name="bn1")(x, mode))
     width = cfg.filters // WIDTHS
     p = reduction(cfg, width // 4, name="reduction_stem_1")(x, None, mode)
