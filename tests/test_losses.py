@@ -1,9 +1,6 @@
 """Losses against values worked by hand, NumPy loops, Optax, Keras and scikit-learn."""
 
 import functools
-import os
-
-os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 import jax.numpy as jnp

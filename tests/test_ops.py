@@ -1,8 +1,5 @@
 import functools
-import os
 import re
-
-os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 from jax import lax

@@ -1,9 +1,5 @@
 """Optimisers against Keras and steps worked by hand in NumPy float64, schedules in closed form."""
 
-import os
-
-os.environ["KERAS_BACKEND"] = "jax"
-
 import jax
 import jax.numpy as jnp
 import keras

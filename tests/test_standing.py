@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-
-os.environ["KERAS_BACKEND"] = "jax"
 
 import keras
 import numpy as np

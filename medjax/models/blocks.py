@@ -7,10 +7,13 @@ run. Parameters have JAX's default float type; a layer computes in `mode.dtype` 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from typing import Any
 import zlib
 
 from flax import linen as nn
+import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -158,9 +161,36 @@ class BatchNorm(nn.Module):
     return (x * factor + (bias - mean * factor)).astype(mode.dtype(x, scale))
 
 
+@flax.struct.dataclass
+class _Ended:
+  """What a recomputed layer returns in place of raising `net.Reached`."""
+
+  value: jax.Array
+
+
 def recomputed(layer: type[nn.Module], mode: net.Mode) -> type[nn.Module]:
   """`layer`, whose inner maps are computed again for the gradient where the mode says so."""
-  return nn.remat(layer) if mode.execution.remat else layer
+  return _recomputed(layer) if mode.execution.remat else layer  # type: ignore[arg-type]
+
+
+@functools.cache
+def _recomputed(layer: Any) -> type[nn.Module]:
+  # An exception that left the recomputed part would carry out a value that is known only in there.
+  class Ending(layer):
+    def __call__(self, *inputs: Any) -> Any:
+      try:
+        return super().__call__(*inputs)
+      except net.Reached as reached:
+        return _Ended(reached.value)
+
+  class Recomputed(nn.remat(Ending)):  # type: ignore[misc]
+    def __call__(self, *inputs: Any) -> Any:
+      result = super().__call__(*inputs)
+      if isinstance(result, _Ended):
+        raise net.Reached(result.value)
+      return result
+
+  return Recomputed
 
 
 class Cut(nn.Module):

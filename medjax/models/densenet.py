@@ -98,12 +98,9 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> Map:
     """[b, H, W, C] to [b, H, W, C + units * growth]."""
-    dense = _measured(self.cfg, x, mode)
+    dense, unit = _measured(self.cfg, x, mode), blocks.recomputed(Unit, mode)
     for number in range(1, self.units + 1):
       label = f"{self.name}_block{number}"
-      # A pass that ends inside a unit cannot leave it from under its recomputation.
-      ends_here = mode.cut == f"{label}_1_relu"
-      unit = Unit if ends_here else blocks.recomputed(Unit, mode)
       added = unit(self.cfg, label, name=f"block{number}")(dense, mode)
       dense = _joined(dense, _measured(self.cfg, added, mode))
       dense = self._named(f"{label}_concat", dense, mode)

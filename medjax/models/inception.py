@@ -195,17 +195,10 @@ class Stage(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """[b, H, W, C] to the last block's map."""
+    mixed = blocks.recomputed(Mixed, mode)
     for name, branches in self.table.items():
-      x = recomputed(Mixed, name, mode)(self.epsilon, branches, name=name)(x, mode)
+      x = mixed(self.epsilon, branches, name=name)(x, mode)
     return x
-
-
-def recomputed(block: type[nn.Module], name: str, mode: net.Mode) -> type[nn.Module]:
-  """`blocks.recomputed`, but for the block of the end point at which the net is cut.
-
-  The map found there leaves the block by an exception, and could not leave a recomputed one.
-  """
-  return block if mode.cut.startswith(name) else blocks.recomputed(block, mode)
 
 
 class Encoder(nn.Module):

@@ -106,13 +106,12 @@ class Stage(nn.Module):
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """[b, H, W, C] to [b, H', W', features of the first block]."""
     name, branches = self.first
-    mixed = inception.recomputed(inception.Mixed, name, mode)
+    mixed, block = (blocks.recomputed(kind, mode) for kind in (inception.Mixed, Residual))
     x = mixed(self.epsilon, branches, name=name)(x, mode)
     kind, run = self.residuals
     for number, scale in enumerate(run.scales(), 1):
-      name = f"{kind}_{number}"
-      block = inception.recomputed(Residual, name, mode)
-      x = block(self.epsilon, run.branches, scale, number <= run.count, name=name)(x, mode)
+      unit = block(self.epsilon, run.branches, scale, number <= run.count, name=f"{kind}_{number}")
+      x = unit(x, mode)
     return x
 
 

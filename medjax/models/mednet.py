@@ -66,8 +66,9 @@ class Encoder(nn.Module):
     x = jax.nn.relu(ConvBN(cfg, STEM_WIDTH, 3, stride=2, name="stem1")(x, mode))
     x = jax.nn.relu(ConvBN(cfg, STEM_WIDTH, 5, stride=2, name="stem2")(x, mode))
     outputs = [mode.endpoint(self, STEM, x)]  # of the stem and of each block
+    block = blocks.recomputed(Block, mode)
     for number in range(1, cfg.blocks + 1):
-      x = Block(cfg, name=f"b{number}")(_pooled(cfg, outputs[-1], number - 1, number), mode)
+      x = block(cfg, name=f"b{number}")(_pooled(cfg, outputs[-1], number - 1, number), mode)
       for connection in cfg.connections:
         if _position(connection[1]) == number:
           x = x + self._connect(connection, outputs, mode)

@@ -61,8 +61,9 @@ class Stream(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """[b, H, W, C] to [b, H // 16, W // 16, 256] with the paper's four blocks."""
+    block = blocks.recomputed(Block, mode)
     for i, width in enumerate(self.cfg.widths):
-      x = Block(self.cfg, width, self.size, self.separable, name=f"block{i + 1}")(x, mode)
+      x = block(self.cfg, width, self.size, self.separable, name=f"block{i + 1}")(x, mode)
     return x
 
 

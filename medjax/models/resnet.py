@@ -1,7 +1,8 @@
 """ResNet v1: 18 and 34 of basic blocks, 50 and 152 of bottlenecks (He et al. 2016, table 1).
 
-Bottlenecks are those of Keras: the stride is in the first 1x1 convolution, and convolutions have
-biases. Basic blocks are those of torchvision: no biases, rows of zeros on both sides.
+Bottlenecks are those of Keras, with the stride in the first 1x1 convolution and biases, or those of
+torchvision and timm ("v1.5"), with the stride in the 3x3. Basic blocks are those of torchvision: no
+biases, rows of zeros on both sides.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class Bottleneck(nn.Module):
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """[b, H, W, C] to [b, H / stride, W / stride, 4 * width]."""
     shortcut = _shortcut(self.cfg, x, mode, EXPANSION * self.width, self.stride)
-    x = jax.nn.relu(_conv_bn(self.cfg, "1_", x, mode, self.width, 1, self.stride))
-    x = jax.nn.relu(_conv_bn(self.cfg, "2_", x, mode, self.width, 3))
+    strides = (self.stride, 1) if self.cfg.stride_in == "1x1" else (1, self.stride)
+    x = jax.nn.relu(_conv_bn(self.cfg, "1_", x, mode, self.width, 1, strides[0]))
+    x = jax.nn.relu(_conv_bn(self.cfg, "2_", x, mode, self.width, 3, strides[1]))
     x = _conv_bn(self.cfg, "3_", x, mode, EXPANSION * self.width)
     return jax.nn.relu(shortcut + x)
 

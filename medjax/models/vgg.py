@@ -45,11 +45,9 @@ class Encoder(nn.Module):
     """[b, H, W, C] floats in [0, 1] to [b, D], D = rows x columns x channels of the last map."""
     cfg, info = self.cfg, self.info
     x = blocks.Input(cfg.preprocess, info.mean, info.std, name="input")(images, mode)
+    block = blocks.recomputed(Block, mode)
     for number, (convs, width) in enumerate(zip(cfg.convs, WIDTHS, strict=True), start=1):
       name, pooled = f"block{number}", number > 1 or cfg.stem == "imagenet"
-      # A pass that ends inside a block cannot leave it from under its recomputation.
-      ends_here = mode.cut.startswith(f"{name}_")
-      block = Block if ends_here else blocks.recomputed(Block, mode)
       x = block(convs, width, pooled, name=name)(x, mode)
     return x.reshape(len(x), -1)
 

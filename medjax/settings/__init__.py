@@ -65,7 +65,10 @@ class Stage:
   """One training: data, network, objective, and where it starts from.
 
   Attributes:
-    init_from: an earlier stage's name, a workdir's stage folder, or empty for random weights.
+    init_from: an earlier stage's name, a workdir's stage folder, a weight file of Keras, PyTorch or
+      medjax, or empty for random weights.
+    init_allow: patterns, as in a shell, of the weight file's tensors that may be left over, such as
+      `predictions/*`.
   """
 
   name: str = "train"
@@ -77,6 +80,7 @@ class Stage:
   train: Train = Train()
   eval: Eval = Eval()
   init_from: str = ""
+  init_allow: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +138,7 @@ VARIANTS: dict[type, dict] = {
       hidden=0,
     ),
     MedNet(),
+    *(MedNet(name=f"mednet_{width}", width=width) for width in (16, 32, 48, 96, 128)),
     DenseNet(),
     DenseNet(name="densenet169", units=(6, 12, 32, 32)),
     DenseNet(name="densenet201", units=(6, 12, 48, 32)),
@@ -167,6 +172,18 @@ VARIANTS: dict[type, dict] = {
       preprocess="torch",
       bn_momentum=0.9,
       bn_epsilon=1e-5,
+    ),
+    *(
+      ResNet(
+        name=f"{name}_v15",
+        units=units,
+        stride_in="3x3",
+        use_bias=False,
+        preprocess="torch",
+        bn_momentum=0.9,
+        bn_epsilon=1e-5,
+      )
+      for name, units in (("resnet50", (3, 4, 6, 3)), ("resnet152", (3, 8, 36, 3)))
     ),
     PneumoniaCNN(),
     PneumoniaCNN(name="pneumonia_sep_first", separable=(1,)),

@@ -106,12 +106,15 @@ class ResNet(Backbone):
 
   Attributes:
     units: residual blocks of each stage. bottleneck: 1x1, 3x3, 1x1, else 3x3, 3x3.
+    stride_in: the convolution of a bottleneck that has its stride: Keras's is the first `1x1`,
+      torchvision's and timm's the `3x3`.
     use_bias: biases before batch norm, as Keras has them.
   """
 
   name: str = "resnet50"
   units: tuple[int, ...] = (3, 4, 6, 3)
   bottleneck: bool = True
+  stride_in: Literal["1x1", "3x3"] = "1x1"
   use_bias: bool = True
   preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "caffe"
   bn_epsilon: float = 1.001e-5

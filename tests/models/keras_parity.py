@@ -3,7 +3,8 @@
 A family says which Keras layer each of its modules is; everything else is here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 import os
 
@@ -15,10 +16,10 @@ import keras
 import numpy as np
 
 from medjax import contract, models, settings, trees
-from medjax.models import blocks
 from medjax.models import net as net_lib
 
 CLASSES = 10
+TOLD_APART = 0.05  # of the largest logit: by so much those of two images must differ
 # Leaf of ours -> weight of a Keras layer. A depthwise or pointwise module of a separable
 # convolution is the Keras layer of the module around it.
 _WEIGHTS = {
@@ -28,6 +29,7 @@ _WEIGHTS = {
   "mean": "moving_mean",
   "var": "moving_variance",
 }
+_RANGES = {"gamma": (0.6, 1.3), "moving_variance": (0.6, 1.6)}  # on average they change no size
 _DRAWS = np.random.default_rng(0)
 
 
@@ -56,6 +58,42 @@ once = functools.partial(
 )
 
 
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+  """JAX and Keras in float64, for networks that are built here.
+
+  Statistics of batches need it: over the last maps of small images they are of a dozen values, and
+  division by a deviation that is small by chance magnifies rounding. In float32 gradients of
+  MobileNetV2, of two images of 64 pixels, were 5e-3 apart.
+  """
+  _set_type("float64")
+  try:
+    with jax.enable_x64(True):
+      yield
+  finally:
+    _set_type("float32")
+
+
+def compiled(function: Callable) -> Callable:
+  """For one run. XLA's float64 convolutions are loops, slow without LLVM's optimisation.
+
+  A step of MobileNetV2 took 48 s with it, 72 s without.
+  """
+  return (jax.jit if keras.config.floatx() == "float64" else once)(function)
+
+
+def _tolerance() -> float:
+  """Share by which equal results may differ; what was measured in float64 is below 1e-9."""
+  return {"float32": 1e-4, "float64": 1e-8}[keras.config.floatx()]
+
+
+def _set_type(dtype: str) -> None:
+  keras.config.set_floatx(dtype)
+  keras.config.set_dtype_policy(dtype)
+  # On JAX, Keras takes float32 for the larger of float32 and float64, in every batch norm.
+  keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = dtype
+
+
 def info(size: int, classes: int = CLASSES, channels: int = 3) -> contract.DataInfo:
   names = tuple(f"class{i}" for i in range(classes))
   half = (0.5,) * channels
@@ -73,15 +111,55 @@ def counts(cfg: settings.Model, size: int, classes: int = 1000, channels: int = 
   return trees.count(params) + trees.count(stats), trees.count(params)
 
 
+def assert_described(model: keras.Model, cfg: settings.Model, counts: tuple[int, int]) -> None:
+  """A Keras network has this many parameters, (total, trainable), and batch norms as ours."""
+  trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+  assert (model.count_params(), trainable) == counts
+  kinds = {(norm.momentum, norm.epsilon) for norm in _norms(model)}
+  assert kinds <= {(cfg.bn_momentum, cfg.bn_epsilon)}
+
+
+def _norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+  return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def built(application: Callable, size: int, **keywords) -> keras.Model:
+  """A network of `keras.applications` that says logits, of CLASSES classes where none are named."""
+  keras.utils.clear_session()  # the numbers of layers without names count from there
+  keywords = {"classes": CLASSES, "weights": None, "classifier_activation": None} | keywords
+  return application(input_shape=(size, size, 3), **keywords)
+
+
 def randomise(model: keras.Model, seed: int = 0) -> None:
-  """Random batch-norm weights and statistics; kernels stay as drawn, biases become random."""
+  """Random weights with which images show in the logits, to any depth.
+
+  Maps keep their size (He et al. 2015; a third of the variance survives a ReLU), and filters of
+  several maps sum to zero, those of one to one: the mean of what a ReLU leaves is the same for all
+  images, and would otherwise outgrow what tells them apart.
+  """
   rng = np.random.default_rng(seed)
-  ranges = {"gamma": (0.5, 1.5), "moving_variance": (0.5, 1.5)}
   for layer in model.layers:
     for weight in layer.weights:
-      if weight.name in ("gamma", "beta", "moving_mean", "moving_variance", "bias"):
-        low, high = ranges.get(weight.name, (-0.3, 0.3))
-        weight.assign(rng.uniform(low, high, weight.shape))
+      weight.assign(_drawn(rng, layer, weight))
+
+
+def _drawn(rng: np.random.Generator, layer: keras.Layer, weight: keras.Variable) -> np.ndarray:
+  if not weight.name.endswith("kernel"):
+    return rng.uniform(*_RANGES.get(weight.name, (-0.15, 0.15)), weight.shape)
+  kernel = rng.standard_normal(weight.shape)
+  if _is_depthwise(layer, weight.name):
+    area = np.prod(weight.shape[:2])
+    return (kernel - kernel.mean((0, 1))) / np.sqrt(area) + 1 / area
+  seen = tuple(range(kernel.ndim - 1))
+  fan_in = kernel[..., 0].size
+  if fan_in > 1:
+    kernel -= kernel.mean(seen)
+  return kernel * np.sqrt(3 / fan_in)
+
+
+def _is_depthwise(layer: keras.Layer, name: str) -> bool:
+  only_one = isinstance(layer, keras.layers.DepthwiseConv2D) and name == "kernel"
+  return only_one or name == "depthwise_kernel"
 
 
 def copied(model: keras.Model, net: net_lib.Net, about: contract.DataInfo, layer_of: Callable):
@@ -112,17 +190,12 @@ def _weight(model: keras.Model, path: str, leaf, layer_of: Callable, used: set[i
   layer = model.get_layer(layer_of(module))
   part = module.rpartition("/")[2]
   attribute = "beta" if name == "bias" and hasattr(layer, "gamma") else _WEIGHTS[name]
-  if name == "kernel" and hasattr(layer, "depthwise_kernel") and part == "depthwise":
-    attribute = "depthwise_kernel"
-  elif name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
-    attribute = "kernel"
-  elif name == "kernel" and hasattr(layer, "pointwise_kernel"):
-    attribute = "pointwise_kernel"
+  if name == "kernel" and hasattr(layer, f"{part}_kernel"):
+    attribute = f"{part}_kernel"  # of a separable convolution
   weight = getattr(layer, attribute)
   used.add(id(weight))
   value = np.asarray(weight)
-  depthwise = attribute == "depthwise_kernel" or isinstance(layer, keras.layers.DepthwiseConv2D)
-  if depthwise and name == "kernel":
+  if _is_depthwise(layer, attribute):
     value = value.transpose(0, 1, 3, 2)
   if value.shape != leaf.shape and value.size == np.prod(leaf.shape):
     value = value.reshape(leaf.shape)  # a dense layer that Keras writes as a 1x1 convolution
@@ -131,14 +204,24 @@ def _weight(model: keras.Model, path: str, leaf, layer_of: Callable, used: set[i
 
 
 def assert_same_logits(ours, theirs, tolerance: float = 1e-4) -> None:
+  """Within that share of the largest logit; and both tell one image from another."""
   ours, theirs = np.asarray(ours), np.asarray(theirs)
-  assert np.abs(theirs).max() > 1e-3  # something to compare
-  assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+  largest = np.abs(theirs).max()
+  for logits in (ours, theirs):
+    assert np.ptp(logits, 0).max() > TOLD_APART * largest
+  assert np.abs(ours - theirs).max() <= tolerance * largest
 
 
 def images(size: int, n: int = 2, channels: int = 3, seed: int = 1) -> np.ndarray:
-  """[n, size, size, channels] float32 in [0, 1]."""
-  return np.random.default_rng(seed).random((n, size, size, channels)).astype(np.float32)
+  """[n, size, size, channels] in [0, 1], of Keras's type: large squares under noise.
+
+  Noise alone averages out: after some layers one image of it is like another.
+  """
+  rng = np.random.default_rng(seed)
+  side = -(-size // 6)
+  squares = rng.random((n, 6, 6, channels)).repeat(side, 1).repeat(side, 2)[:, :size, :size]
+  noise = rng.random((n, size, size, channels))
+  return (0.75 * squares + 0.25 * noise).astype(keras.config.floatx())
 
 
 def batch_of(pixels: np.ndarray) -> contract.Batch:
@@ -150,12 +233,41 @@ def batch_of(pixels: np.ndarray) -> contract.Batch:
   }
 
 
+def _values(model: keras.Model) -> list[list[jax.Array]]:
+  groups = model.trainable_variables, model.non_trainable_variables
+  return [[variable.value for variable in group] for group in groups]
+
+
 def keras_logits(model: keras.Model, pixels: np.ndarray, train: bool = False) -> jax.Array:
   """What a Keras network says, without moving its statistics."""
-  groups = model.trainable_variables, model.non_trainable_variables
-  values = [[variable.value for variable in group] for group in groups]
   run = once(lambda *args: model.stateless_call(*args, training=train)[0])
-  return run(*values, jnp.asarray(pixels))
+  return run(*_values(model), jnp.asarray(pixels))
+
+
+class _Twins:
+  """A Keras network with random weights, and ours, which takes them over."""
+
+  def __init__(self, model, cfg, about, layer_of):
+    randomise(model)
+    for norm in _norms(model):
+      norm.momentum = 0.0  # moved statistics are then those of the batch
+    self.model, self.about = model, about
+    self.net = models.make(cfg, about, net_lib.Execution())
+    self.layer_of = lambda path: layer_of(path, cfg)
+
+  def weights(self):
+    """Keras's, as ours: (params, stats)."""
+    return copied(self.model, self.net, self.about, self.layer_of)
+
+  def as_ours(self, trainable, fixed):
+    """What Keras has for its weights, such as gradients, as a pair of trees like `weights`."""
+    for variables, values in (
+      (self.model.trainable_variables, trainable),
+      (self.model.non_trainable_variables, fixed),
+    ):
+      for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return self.weights()
 
 
 def assert_same_network(
@@ -166,15 +278,26 @@ def assert_same_network(
   *,
   train: bool = False,
   n: int = 2,
+  prepared: Callable = lambda pixels: pixels / 255,
 ) -> None:
-  """Equal logits with a Keras network's weights; `cfg` must not preprocess or drop anything."""
-  randomise(model)
-  net = models.make(cfg, about, net_lib.Execution())
-  params, stats = copied(model, net, about, lambda path: layer_of(path, cfg))
-  pixels = np.random.default_rng(1).random((n, *about.image_shape)).astype(np.float32)
-  run = once(lambda *args: net.apply(*args, train=train, momentum=0.0)[0].output)
-  ours = run(params, stats, batch_of(pixels))
-  assert_same_logits(ours, keras_logits(model, pixels, train))
+  """Equal logits, and batch statistics in training, with a Keras network's weights.
+
+  Args:
+    model: of Keras. cfg: ours, which must not drop anything. about: its data.
+    layer_of: (our module's path, cfg) to the name of the Keras layer.
+    train: with the statistics of a batch of `n` images.
+    prepared: pixels in [0, 255] to what Keras's network wants to be fed.
+  """
+  twins = _Twins(model, cfg, about, layer_of)
+  size, _, channels = about.image_shape
+  pixels = images(size, n, channels)
+  run = compiled(functools.partial(twins.net.apply, train=train, momentum=0.0))
+  result, moved = run(*twins.weights(), batch_of(pixels))
+  run = compiled(functools.partial(model.stateless_call, training=train))
+  trainable, fixed = _values(model)
+  logits, fixed = run(trainable, fixed, jnp.asarray(prepared(255 * pixels)))
+  assert_same_logits(result.output, logits, _tolerance())
+  assert_same_tensors(moved, twins.as_ours(trainable, fixed)[1], _tolerance())
 
 
 def assert_same_step(
@@ -184,96 +307,48 @@ def assert_same_step(
   layer_of: Callable,
   *,
   n: int,
+  prepared: Callable = lambda pixels: pixels / 255,
 ) -> None:
   """Equal logits, batch statistics and gradients of a loss by every parameter, in training mode."""
-  randomise(model)
-  norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-  assert {(layer.momentum, layer.epsilon) for layer in norms} == {(cfg.bn_momentum, cfg.bn_epsilon)}
-  for layer in norms:
-    layer.momentum = 0.0  # moved statistics are then those of the batch
-  net = models.make(cfg, about, net_lib.Execution())
-  take = lambda: copied(model, net, about, lambda path: layer_of(path, cfg))  # noqa: E731
-  params, stats = take()
-  pixels, labels = jnp.asarray(images(about.image_shape[0], n)), jnp.arange(n) % CLASSES
+  twins = _Twins(model, cfg, about, layer_of)
+  pixels, labels = images(about.image_shape[0], n), jnp.arange(n) % CLASSES
+  fed = jnp.asarray(prepared(255 * pixels))
 
   def ours(params, stats, batch):
-    result, moved = net.apply(params, stats, batch, train=True, momentum=0.0)
-    return _cross_entropy(result.output, labels), (result.output, moved)
+    result, moved = twins.net.apply(params, stats, batch, train=True, momentum=0.0)
+    return cross_entropy(result.output, labels), (result.output, moved)
 
-  def theirs(trainable, fixed, pixels):
-    logits, fixed = model.stateless_call(trainable, fixed, pixels, training=True)
-    return _cross_entropy(logits, labels), (logits, fixed)
+  def theirs(trainable, fixed, images):
+    logits, fixed = model.stateless_call(trainable, fixed, images, training=True)
+    return cross_entropy(logits, labels), (logits, fixed)
 
-  variables = model.trainable_variables, model.non_trainable_variables
-  values = [[variable.value for variable in group] for group in variables]
-  their_grads, (their_logits, their_fixed) = _gradient(theirs)(*values, pixels)
-  grads, (logits, moved) = _gradient(ours)(params, stats, batch_of(pixels))
-  # Keras's gradients, in the places of its weights, are copied by name as those are.
-  for group, values in zip(variables, (their_grads, their_fixed), strict=True):
-    for variable, value in zip(group, values, strict=True):
-      variable.assign(value)
-  expected_grads, expected_moved = take()
-  assert_same_logits(logits, their_logits)
-  _assert_same_tensors(moved, expected_moved, 1e-4)
-  _assert_same_tensors(grads, expected_grads, 1e-3)
+  grads, (logits, moved) = _gradient(ours)(*twins.weights(), batch_of(pixels))
+  their_grads, (their_logits, fixed) = _gradient(theirs)(*_values(model), fed)
+  expected_grads, expected_moved = twins.as_ours(their_grads, fixed)
+  assert_same_logits(logits, their_logits, _tolerance())
+  assert_same_tensors(moved, expected_moved, _tolerance())
+  assert_same_tensors(grads, expected_grads, _tolerance())
 
 
 def _gradient(loss: Callable) -> Callable:
-  return once(jax.grad(loss, has_aux=True))
+  return compiled(jax.grad(loss, has_aux=True))
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
 
 
-def _assert_same_tensors(ours, theirs, tolerance: float) -> None:
-  """Each within that share of its norm."""
+def assert_same_tensors(ours, theirs, tolerance: float) -> None:
+  """Each within that share of its norm.
+
+  A millionth of the largest norm counts as zero: a bias that the next batch norm takes away again
+  has no gradient but rounding.
+  """
   ours, theirs = trees.flatten(ours), trees.flatten(theirs)
-  wrong = {
-    path: error
-    for path, value in theirs.items()
-    if (error := np.linalg.norm(ours[path] - value) / np.linalg.norm(value)) > tolerance
-  }
-  assert not wrong
-
-
-def random_weights(net: net_lib.Net, about: contract.DataInfo, seed: int = 3):
-  """(params, stats) in JAX's default type: kernels by He et al. 2015, all others in [0.5, 1.5]."""
-  rng = np.random.default_rng(seed)
-
-  def drawn(leaf):
-    if leaf.ndim < 2:
-      return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape))
-    return jnp.asarray(rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape))
-
-  like = jax.ShapeDtypeStruct((1, *about.image_shape), jnp.float32)
-  return jax.tree.map(drawn, jax.eval_shape(net.init, jax.random.key(0), like))
-
-
-def assert_gradients_by_offsets(
-  cfg: settings.Model, about: contract.DataInfo, names: list[str]
-) -> None:
-  """Central differences of the first logit along a random direction of each map; in float64."""
-  net = models.make(cfg, about, net_lib.Execution())
-  weights = random_weights(net, about)
-  batch = batch_of(np.random.default_rng(1).random((2, *about.image_shape)))
-  run = functools.partial(net.apply, train=False)
-  maps = jax.eval_shape(functools.partial(run, endpoints=names), *weights, batch)[0].endpoints
-  rng = np.random.default_rng(2)
-  directions = {name: jnp.asarray(rng.normal(size=maps[name].shape)) for name in names}
-
-  @once
-  @jax.value_and_grad
-  def logit(steps):
-    offsets = {name: steps[name] * directions[name] for name in names}
-    return run(*weights, batch, offsets=offsets)[0].output[0, 0]
-
-  zeros, step = dict.fromkeys(names, 0.0), 1e-6
-  _, found = logit(zeros)
-  for name in names:
-    numerical = (logit(zeros | {name: step})[0] - logit(zeros | {name: -step})[0]) / (2 * step)
-    assert abs(numerical) > 1e-4
-    np.testing.assert_allclose(found[name], numerical, rtol=1e-4)
+  norms = {path: np.linalg.norm(value) for path, value in theirs.items()}
+  least = 1e-6 * max(norms.values(), default=0)
+  errors = {path: np.linalg.norm(ours[path] - value) for path, value in theirs.items()}
+  assert not {p: error for p, error in errors.items() if error > tolerance * max(norms[p], least)}
 
 
 def assert_stages_cover(cfg: settings.Model, about: contract.DataInfo) -> None:
@@ -287,14 +362,3 @@ def assert_stages_cover(cfg: settings.Model, about: contract.DataInfo) -> None:
   ]
   assert all(len(stages) == 1 for stages in above)
   assert {stage for (stage,) in above} == set(net.stages)
-
-
-def cut_total(cfg: settings.Model, size: int, endpoint: str, remat: bool = False) -> int:
-  """Parameters and moving statistics of an encoder that ends at an end point."""
-  about = info(size)
-  encoder = blocks.Cut(models.MODELS[type(cfg)](cfg, about).encoder, endpoint)
-  images = jax.ShapeDtypeStruct((1, *about.image_shape), jnp.float32)
-  mode = net_lib.Mode(net_lib.Execution(remat=remat))
-  variables = jax.eval_shape(encoder.init, jax.random.key(0), images, mode)
-  variables["batch_stats"]["encoder"].pop("input")
-  return trees.count(variables["params"]) + trees.count(variables["batch_stats"])

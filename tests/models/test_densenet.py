@@ -1,5 +1,6 @@
 import dataclasses
 
+import end_points
 import jax
 from jax import test_util
 import jax.numpy as jnp
@@ -7,8 +8,8 @@ import keras_parity as parity
 import numpy as np
 import pytest
 
-from medjax import models, settings, trees
-from medjax.models import blocks, densenet
+from medjax import models, settings
+from medjax.models import densenet
 from medjax.models import net as net_lib
 
 keras = parity.keras  # which sets the backend before it is imported
@@ -27,29 +28,12 @@ COUNTS = {
   "densenet201": (20_242_984, 20_013_928),
   "chexnet": (8_062_504, 7_978_856),
 }
+SMALL = dataclasses.replace(VARIANTS["densenet121"], units=(2, 1, 1, 1))
 SIZE = 64
 
 
-def _keras(name):
-  shape = (SIZE, SIZE, 3)
-  model = KERAS[name](
-    weights=None, classes=parity.CLASSES, input_shape=shape, classifier_activation=None
-  )
-  parity.randomise(model)
-  return model
-
-
-@pytest.fixture(scope="module")
-def keras121():
-  return _keras("densenet121")
-
-
-def _copied(model, cfg, net):
-  return parity.copied(model, net, parity.info(SIZE), lambda path: densenet.keras_layer(path, cfg))
-
-
-def _values(variables):
-  return [variable.value for variable in variables]
+def _keras_small(**keywords):
+  return keras.src.applications.densenet.DenseNet(list(SMALL.units), **keywords)
 
 
 def _small(cfg=TINY, size=16, channels=3, **execution):
@@ -72,9 +56,7 @@ def test_counts_of_every_preset(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KERAS)
 def test_counts_of_keras(name):
-  model = KERAS[name](weights=None)
-  trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-  assert (model.count_params(), trainable) == COUNTS[name]
+  parity.assert_described(KERAS[name](weights=None), VARIANTS[name], COUNTS[name])
 
 
 def test_chexnet_has_the_classes_of_its_data():
@@ -85,101 +67,43 @@ def test_chexnet_has_the_classes_of_its_data():
   assert params["head"]["classes"]["kernel"].shape == (1024, 14)
 
 
-def _assert_same_inference(model, cfg):
-  net = models.make(cfg, parity.info(SIZE), PLAIN)
-  params, stats = _copied(model, cfg, net)
-  pixels = parity.images(SIZE)
-  prepared = keras.applications.densenet.preprocess_input(255 * pixels)
-  weights = _values(model.trainable_variables), _values(model.non_trainable_variables)
-  theirs, _ = jax.jit(lambda x: model.stateless_call(*weights, x, training=False))(prepared)
-  ours, _ = jax.jit(lambda batch: net.apply(params, stats, batch, train=False))(
-    parity.batch_of(pixels)
-  )
-  parity.assert_same_logits(ours.output, theirs)
+def _assert_same(compare, application, cfg, size=SIZE, **keywords):
+  about, model = parity.info(size), parity.built(application, size)
+  prepared, layer_of = keras.applications.densenet.preprocess_input, densenet.keras_layer
+  compare(model, cfg, about, layer_of, prepared=prepared, **keywords)
 
 
-def test_densenet121_infers_as_keras_does(keras121):
-  _assert_same_inference(keras121, VARIANTS["densenet121"])
+def test_few_units_infer_as_keras_does():
+  _assert_same(parity.assert_same_network, _keras_small, SMALL)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["densenet169", "densenet201"])
-def test_deeper_ones_infer_as_keras_does(name):
-  _assert_same_inference(_keras(name), VARIANTS[name])
+@pytest.mark.parametrize("name", KERAS)
+def test_presets_infer_as_keras_does(name):
+  _assert_same(parity.assert_same_network, KERAS[name], VARIANTS[name])
 
 
-def _keras_step(model, pixels, labels):
-  """Keras's training pass: logits, moved statistics, gradients of the loss."""
-
-  def loss(trainable, fixed):
-    logits, fixed = model.stateless_call(trainable, fixed, pixels, training=True)
-    return _loss(logits, labels), (logits, fixed)
-
-  weights = _values(model.trainable_variables), _values(model.non_trainable_variables)
-  grads, (logits, fixed) = jax.jit(jax.grad(loss, has_aux=True))(*weights)
-  return logits, fixed, grads
+def test_few_units_train_as_keras_does():
+  with parity.float64():
+    cfg = dataclasses.replace(SMALL, shared=True)
+    _assert_same(parity.assert_same_step, _keras_small, cfg, size=32, n=4)
 
 
-def _loss(logits, labels):
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_densenet121_trains_as_keras_does(shared):
+  with parity.float64():
+    cfg = dataclasses.replace(VARIANTS["densenet121"], shared=shared)
+    _assert_same(parity.assert_same_step, KERAS["densenet121"], cfg, n=4)
 
 
 def _step(net, params, stats, batch, labels, momentum):
   def loss(params):
     result, moved = net.apply(params, stats, batch, train=True, momentum=momentum)
-    return _loss(result.output, labels), (result.output, moved)
+    return parity.cross_entropy(result.output, labels), (result.output, moved)
 
-  grads, (logits, moved) = jax.jit(jax.grad(loss, has_aux=True))(params)
+  grads, (logits, moved) = parity.once(jax.grad(loss, has_aux=True))(params)
   return logits, moved, grads
-
-
-def _in_place(model, trainable, fixed):
-  """Puts values in the place of a Keras model's weights, from where they are copied by name."""
-  for variables, values in (
-    (model.trainable_variables, trainable),
-    (model.non_trainable_variables, fixed),
-  ):
-    for variable, value in zip(variables, values, strict=True):
-      variable.assign(value)
-
-
-@pytest.mark.slow
-def test_densenet121_has_the_training_pass_of_keras(keras121):
-  cfg = settings.DenseNet(preprocess="unit")
-  net = models.make(cfg, parity.info(SIZE), PLAIN)
-  params, stats = _copied(keras121, cfg, net)
-  batch = parity.batch_of(parity.images(SIZE, 8))
-  weights = _values(keras121.trainable_variables), _values(keras121.non_trainable_variables)
-  theirs, _ = jax.jit(lambda x: keras121.stateless_call(*weights, x, training=True))(batch["image"])
-  ours, _ = jax.jit(lambda b: net.apply(params, stats, b, train=True, momentum=0.0))(batch)
-  parity.assert_same_logits(ours.output, theirs)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shared", [False, True])
-def test_densenet121_trains_as_keras_does(keras121, shared):
-  # Eight images: the last maps are 2x2, and statistics of few values are ill-conditioned.
-  cfg = settings.DenseNet(preprocess="unit", shared=shared)
-  net = models.make(cfg, parity.info(SIZE), PLAIN)
-  params, stats = _copied(keras121, cfg, net)
-  pixels, labels = parity.images(SIZE, 8), jnp.arange(8)
-  logits, moved, grads = _step(net, params, stats, parity.batch_of(pixels), labels, 0.99)
-  weights = _values(keras121.trainable_variables), _values(keras121.non_trainable_variables)
-  their_logits, their_moved, their_grads = _keras_step(keras121, pixels, labels)
-  _in_place(keras121, their_grads, their_moved)
-  expected_grads, expected_moved = _copied(keras121, cfg, net)
-  _in_place(keras121, *weights)
-  parity.assert_same_logits(logits, their_logits)
-  _assert_near(moved, expected_moved, 1e-4)
-  _assert_near(grads, expected_grads, 1e-3)
-
-
-def _assert_near(ours, theirs, tolerance):
-  """Each tensor within that share of its norm."""
-  ours, theirs = trees.flatten(ours), trees.flatten(theirs)
-  for path, value in theirs.items():
-    error = np.linalg.norm(ours[path] - value) / max(np.linalg.norm(value), 1e-12)
-    assert error < tolerance, (path, error)
 
 
 def test_shared_statistics_change_nothing(x64):
@@ -213,30 +137,23 @@ def test_shared_statistics_of_a_map_are_taken_once():
 
 
 def test_endpoints_have_the_names_and_shapes_of_keras():
-  net, params, stats = _small(size=32)
   expected = {
-    "conv1_relu": (2, 16, 16, 64),
-    "pool1": (2, 8, 8, 64),
-    "conv2_block1_1_relu": (2, 8, 8, 16),
-    "conv2_block2_concat": (2, 8, 8, 72),
-    "pool2_relu": (2, 8, 8, 72),
-    "pool2_pool": (2, 4, 4, 36),
-    "conv3_block1_concat": (2, 4, 4, 40),
-    "relu": (2, 4, 4, 40),
+    "embedding": (40,),
+    "conv1_relu": (16, 16, 64),
+    "pool1": (8, 8, 64),
+    "conv2_block1_1_relu": (8, 8, 16),
+    "conv2_block2_concat": (8, 8, 72),
+    "pool2_relu": (8, 8, 72),
+    "pool2_pool": (4, 4, 36),
+    "conv3_block1_concat": (4, 4, 40),
+    "relu": (4, 4, 40),
   }
-  maps = _maps(net, params, stats, parity.images(32), list(expected))
-  assert {name: x.shape for name, x in maps.items()} == expected
+  assert end_points.shapes(TINY, 32, list(expected)[1:]) == expected
 
 
-def _maps(net, params, stats, pixels, names):
-  def run(batch):
-    return net.apply(params, stats, batch, train=False, endpoints=names)[0].endpoints
-
-  return jax.eval_shape(run, parity.batch_of(pixels))
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("name", ["conv2_block1_concat", "conv3_block1_1_relu"])
+@pytest.mark.parametrize(
+  ("name", "shared"), [("conv2_block1_concat", True), ("conv3_block1_1_relu", False)]
+)
 def test_gradient_by_an_offset_is_the_numerical_one(name, shared, x64):
   net, params, stats = _small(dataclasses.replace(TINY, shared=shared))
   params, stats = jax.tree.map(jnp.float64, (params, stats))
@@ -260,38 +177,20 @@ def test_gradient_by_an_offset_is_the_numerical_one(name, shared, x64):
   )
 
 
-@pytest.mark.parametrize(
-  ("endpoint", "shape", "total"),
-  [
-    ("conv5_block29_1_relu", (1, 7, 7, 128), 17_430_336),
-    ("conv5_block29_concat", (1, 7, 7, 1824), 17_467_200),
-  ],
-)
 @pytest.mark.parametrize("remat", [False, True])
-def test_cut_densenet201_has_nothing_behind_the_cut(endpoint, shape, total, remat):
-  cfg, about = VARIANTS["densenet201"], parity.info(224)
-  encoder = blocks.Cut(densenet.build(cfg, about).encoder, endpoint)
-  mode = net_lib.Mode(net_lib.Execution(remat=remat))
-  images = jax.ShapeDtypeStruct((1, *about.image_shape), jnp.float32)
-  x, variables = jax.eval_shape(
-    lambda images: encoder.init_with_output(jax.random.key(0), images, mode), images
-  )
-  assert x.shape == shape
-  constants = 2 * 3
-  assert trees.count(variables["params"]) + trees.count(variables["batch_stats"]) - constants == (
-    total
-  )
+@pytest.mark.parametrize(
+  ("endpoint", "total"),
+  [("conv5_block29_1_relu", 17_430_336), ("conv5_block29_concat", 17_467_200)],
+)
+def test_cut_densenet201_has_nothing_behind_the_cut(endpoint, total, remat):
+  assert end_points.cut_total(VARIANTS["densenet201"], 224, endpoint, remat) == total
 
 
 def test_stages_follow_the_image_and_cover_every_parameter():
-  net, params, _ = _small()
-  assert net.stages == (
-    "encoder/conv1", "encoder/conv2", "encoder/pool2", "encoder/conv3", "encoder/bn", "head"
-  )  # fmt: skip
-  paths = list(trees.flatten(params))
-  owners = [[s for s in net.stages if path.startswith(f"{s}/")] for path in paths]
-  assert all(len(owner) == 1 for owner in owners)
-  assert {owner[0] for owner in owners} == set(net.stages)
+  about = parity.info(16)
+  parity.assert_stages_cover(TINY, about)
+  inside = ("conv1", "conv2", "pool2", "conv3", "bn")
+  assert models.make(TINY, about, PLAIN).stages == (*(f"encoder/{s}" for s in inside), "head")
 
 
 def test_recomputation_changes_nothing():
@@ -305,11 +204,11 @@ def test_recomputation_changes_nothing():
 
 @pytest.mark.parametrize(("size", "side"), [(28, 14), (32, 16)])
 def test_small_stem_keeps_the_sides_of_grey_images(size, side):
-  net, params, stats = _small(dataclasses.replace(TINY, stem="small"), size, channels=1)
-  assert params["encoder"]["conv1"]["conv"]["kernel"].shape == (3, 3, 1, 64)
-  maps = _maps(net, params, stats, parity.images(size, channels=1), [net_lib.EVERY])
-  assert maps["conv1_relu"].shape == (2, size, size, 64)
-  assert maps["relu"].shape == (2, side, side, 40)
+  small = dataclasses.replace(TINY, stem="small")
+  maps = {"conv1_relu": (size, size, 64), "relu": (side, side, 40)}
+  assert maps.items() <= end_points.shapes(small, size, list(maps), channels=1).items()
+  large, grey = parity.counts(TINY, 64), parity.counts(small, size, channels=1)
+  assert large[1] - grey[1] == (3 * 49 - 9) * 64
 
 
 def test_too_small_images_are_refused():

@@ -3,6 +3,7 @@
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import keras_parity as parity
 import numpy as np
 import pytest
 
@@ -16,8 +17,8 @@ CFG = settings.MedNet(
 INFO = contract.DataInfo(("a", "b"), (32, 32, 1), (1, 1), 2, (0.5,), (0.2,))
 
 
-def _net(remat=False):
-  return models.make(CFG, INFO, net_lib.Execution("cpu", remat=remat))
+def _net():
+  return models.make(CFG, INFO, net_lib.Execution("cpu"))
 
 
 def _inputs(n=2):
@@ -117,3 +118,61 @@ def test_a_cut_that_does_not_exist_is_told():
   )
   with pytest.raises(ValueError, match="no end point 'b7' to be cut at"):
     jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *INFO.image_shape)))
+
+
+# A network, and an end point that lies inside one of its units.
+INSIDE = [
+  (settings.DenseNet(units=(2, 2), growth=4), "conv3_block1_1_relu"),
+  (settings.VGG(convs=(1, 2, 1, 1, 1), hidden=(4,)), "block2_conv1"),
+  (settings.MobileNetV2(width=0.1), "block_2_depthwise"),
+  pytest.param(
+    settings.NASNet(filters=96, repeats=1, stem_filters=2),
+    "separable_conv_1_relu_normal_left5_0",
+    marks=pytest.mark.slow,
+  ),
+]
+
+
+@pytest.mark.parametrize(("cfg", "name"), INSIDE, ids=lambda value: getattr(value, "name", value))
+def test_a_recomputed_unit_can_be_cut_in_its_middle(cfg, name):
+  """The gradient is that of the unit that keeps its maps."""
+  about = parity.info(32)
+  encoder = blocks.Cut(models.MODELS[type(cfg)](cfg, about).encoder, name)
+  images = jnp.asarray(parity.images(32))
+  drawn = jax.jit(encoder.init)(jax.random.key(0), images, net_lib.Mode(net_lib.Execution()))
+  params = jax.tree.map(_noise, drawn["params"])
+
+  def gradient(remat):
+    mode = net_lib.Mode(net_lib.Execution(remat=remat))
+    loss = lambda params: jnp.square(encoder.apply(drawn | {"params": params}, images, mode)).sum()  # noqa: E731
+    assert ("remat" in str(jax.make_jaxpr(loss)(params))) == remat
+    return jax.tree.leaves(parity.once(jax.grad(loss))(params))
+
+  for ours, expected in zip(gradient(remat=True), gradient(remat=False), strict=True):
+    np.testing.assert_allclose(ours, expected, 1e-4, 1e-4 * abs(expected).max())
+
+
+def _noise(leaf):
+  return jnp.asarray(np.random.default_rng(leaf.size).normal(0, 0.3, leaf.shape), leaf.dtype)
+
+
+RECOMPUTED = [
+  settings.MedNet(width=2, blocks=1, pooled=(), connections=(), hidden=0),
+  settings.QuadSNet(widths=(2, 3), streams=("cs3", "ss5"), dropout=0.0),
+]
+
+
+@pytest.mark.parametrize("cfg", RECOMPUTED, ids=lambda cfg: cfg.name)
+def test_recomputing_maps_changes_no_gradient(x64, cfg):
+  def gradient(remat):
+    net = models.make(cfg, INFO, net_lib.Execution(remat=remat))
+    params, stats = net.init(jax.random.key(0), jnp.zeros((1, *INFO.image_shape)))
+
+    def loss(params):
+      result, _ = net.apply(params, stats, _inputs(), train=True, momentum=0.9)
+      return jnp.square(result.output).sum()
+
+    assert ("remat" in str(jax.make_jaxpr(loss)(params))) == remat
+    return parity.once(jax.grad(loss))(params)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9), gradient(False), gradient(True))

@@ -1,9 +1,7 @@
 """Inception-V3 and Inception-ResNet-V2 against Keras's."""
 
-import jax
-import jax.numpy as jnp
+import end_points
 import keras_parity as parity
-import numpy as np
 import pytest
 
 from medjax import models, settings
@@ -16,42 +14,8 @@ FAMILY = {V3: inception, RESNET: inception_resnet}
 KERAS = {V3: keras.applications.InceptionV3, RESNET: keras.applications.InceptionResNetV2}
 # Total with moving statistics, and trainable: a thousand classes.
 COUNTS = {V3: (23_851_784, 23_817_352), RESNET: (55_873_736, 55_813_192)}
-SIZE = 139  # the last maps are 3x3: statistics of fewer values are ill-conditioned
+SIZE = 75  # the smallest of Keras
 both = pytest.mark.parametrize("cfg", COUNTS, ids=lambda cfg: cfg.name)
-
-
-def _keras(cfg, **keywords):
-  keras.utils.clear_session()  # its numbers of layers count from there
-  return KERAS[cfg](weights=None, classifier_activation=None, **keywords)
-
-
-def _small_keras(cfg):
-  model = _keras(cfg, classes=parity.CLASSES, input_shape=(SIZE, SIZE, 3))
-  parity.randomise(model)
-  return model
-
-
-@pytest.fixture(scope="module")
-def keras_v3():
-  return _small_keras(V3)
-
-
-def _pixels(n):
-  """Images of large squares: those of noise alone differ little after a few layers."""
-  coarse = np.random.default_rng(1).random((n, 12, 12, 3)).astype(np.float32)
-  return coarse.repeat(12, 1).repeat(12, 2)[:, :SIZE, :SIZE]
-
-
-def _assert_same(model, cfg, *, train, n):
-  """Equal logits with Keras's weights, of the same images in [0, 1]."""
-  about = parity.info(SIZE)
-  net = models.make(cfg, about, net_lib.Execution())
-  layer_of = lambda path: FAMILY[cfg].keras_layer(path, cfg)  # noqa: E731
-  params, stats = parity.copied(model, net, about, layer_of)
-  run = parity.once(lambda *args: net.apply(*args, train=train, momentum=0.0)[0].output)
-  prepared = keras.applications.inception_v3.preprocess_input(255 * _pixels(n))
-  theirs = parity.keras_logits(model, prepared, train)
-  parity.assert_same_logits(run(params, stats, parity.batch_of(_pixels(n))), theirs)
 
 
 @both
@@ -62,23 +26,30 @@ def test_counts(cfg):
 @pytest.mark.slow
 @both
 def test_counts_of_keras(cfg):
-  model = _keras(cfg)
-  trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-  assert (model.count_params(), trainable) == COUNTS[cfg]
+  parity.assert_described(KERAS[cfg](weights=None), cfg, COUNTS[cfg])
 
 
-def test_inception_v3_infers_as_keras_does(keras_v3):
-  _assert_same(keras_v3, V3, train=False, n=2)
+def _assert_same(cfg, **keywords):
+  model, about = parity.built(KERAS[cfg], SIZE), parity.info(SIZE)
+  prepared = keras.applications.inception_v3.preprocess_input
+  layer_of = FAMILY[cfg].keras_layer
+  parity.assert_same_network(model, cfg, about, layer_of, prepared=prepared, **keywords)
 
 
-def test_inception_v3_trains_as_keras_does(keras_v3):
-  _assert_same(keras_v3, V3, train=True, n=8)
+def test_inception_v3_infers_as_keras_does():
+  _assert_same(V3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train", [False, True])
-def test_inception_resnet_says_what_keras_says(train):
-  _assert_same(_small_keras(RESNET), RESNET, train=train, n=4)
+def test_inception_resnet_infers_as_keras_does():
+  _assert_same(RESNET)
+
+
+@pytest.mark.slow
+@both
+def test_both_say_in_training_what_keras_says(cfg):
+  with parity.float64():
+    _assert_same(cfg, train=True, n=4)
 
 
 def test_layers_have_the_numbers_of_keras():
@@ -98,36 +69,25 @@ def test_layers_have_the_numbers_of_keras():
   ("endpoint", "total"), [("block8_9_branch1x1_bn", 47_464_608), ("conv_7b_ac", 54_336_736)]
 )
 def test_totals_of_cut_networks(endpoint, total, remat):
-  assert parity.cut_total(RESNET, 299, endpoint, remat) == total
-
-
-def _shapes(cfg, size, endpoints, channels=3, **execution):
-  """(Embedding's shape, maps' shapes) without computing any of them."""
-  about = parity.info(size, channels=channels)
-  net = models.make(cfg, about, net_lib.Execution(**execution))
-  images = jnp.zeros((1, *about.image_shape))
-  params, stats = jax.eval_shape(net.init, jax.random.key(0), images)
-  batch = parity.batch_of(np.asarray(images))
-  result, _ = jax.eval_shape(
-    lambda *args: net.apply(*args, train=False, endpoints=endpoints), params, stats, batch
-  )
-  return result.embedding.shape, {name: x.shape[1:] for name, x in result.endpoints.items()}
+  assert end_points.cut_total(RESNET, 299, endpoint, remat) == total
 
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_maps_of_inception_v3(remat):
   expected = {
+    "embedding": (2048,),
     "stem_pool2": (35, 35, 192),
     "mixed2": (35, 35, 288),
     "mixed7": (17, 17, 768),
     "mixed9_branch3x3_2_bn": (8, 8, 384),
     "mixed10": (8, 8, 2048),
   }
-  assert _shapes(V3, 299, list(expected), remat=remat) == ((1, 2048), expected)
+  assert end_points.shapes(V3, 299, list(expected)[1:], remat=remat) == expected
 
 
 def test_maps_of_inception_resnet():
   expected = {
+    "embedding": (1536,),
     "mixed_5b": (35, 35, 320),
     "block35_10_ac": (35, 35, 320),
     "block17_1_mixed": (17, 17, 384),
@@ -135,14 +95,14 @@ def test_maps_of_inception_resnet():
     "block8_10": (8, 8, 2080),
     "conv_7b_ac": (8, 8, 1536),
   }
-  assert _shapes(RESNET, 299, list(expected)) == ((1, 1536), expected)
+  assert end_points.shapes(RESNET, 299, list(expected)[1:]) == expected
 
 
 def test_small_grey_images_through_the_small_stem():
   small = settings.InceptionV3(stem="small")
   maps = {"mixed2": (28, 28, 288), "mixed3": (13, 13, 768), "mixed8": (6, 6, 1280)}
-  assert _shapes(small, 28, list(maps), channels=1) == ((1, 2048), maps)
-  assert _shapes(small, 7, ["mixed8"])[1] == {"mixed8": (1, 1, 1280)}
+  assert maps.items() <= end_points.shapes(small, 28, list(maps), channels=1).items()
+  assert end_points.shapes(small, 7, ["mixed8"])["mixed8"] == (1, 1, 1280)
 
 
 @both
@@ -152,6 +112,6 @@ def test_stages_cover_all_parameters(cfg):
 
 @both
 def test_too_small_images_are_refused(cfg):
-  assert _shapes(cfg, 75, [])[0][0] == 1
+  end_points.shapes(cfg, 75, [])
   with pytest.raises(ValueError, match=r"set data\.image_size to 75 or more, or model\.stem"):
     models.make(cfg, parity.info(74), net_lib.Execution())

@@ -1,5 +1,7 @@
 import dataclasses
+import functools
 
+import end_points
 import jax
 import jax.numpy as jnp
 import keras_parity as parity
@@ -13,12 +15,17 @@ from medjax.models import net as net_lib
 applications = parity.keras.applications
 VARIANTS = settings.VARIANTS[settings.Model]
 SIZE = 96
-# Keras's network, and what it wants to be fed: V3 preprocesses by itself.
+NO_DROPOUT = {"dropout_rate": 0.0}
+# Keras's network, what it wants to be fed (V3 preprocesses by itself), and how nothing is dropped.
 KERAS = {
-  "mobilenet_v1": (applications.MobileNet, applications.mobilenet.preprocess_input),
-  "mobilenet_v2": (applications.MobileNetV2, applications.mobilenet_v2.preprocess_input),
-  "mobilenet_v3_large": (applications.MobileNetV3Large, lambda pixels: pixels),
-  "mobilenet_v3_small": (applications.MobileNetV3Small, lambda pixels: pixels),
+  "mobilenet_v1": (
+    applications.MobileNet,
+    applications.mobilenet.preprocess_input,
+    {"dropout": 0.0},
+  ),
+  "mobilenet_v2": (applications.MobileNetV2, applications.mobilenet_v2.preprocess_input, {}),
+  "mobilenet_v3_large": (applications.MobileNetV3Large, lambda pixels: pixels, NO_DROPOUT),
+  "mobilenet_v3_small": (applications.MobileNetV3Small, lambda pixels: pixels, NO_DROPOUT),
 }
 # Total with moving statistics, and trainable: a thousand classes.
 COUNTS = {
@@ -30,9 +37,9 @@ COUNTS = {
 TINY = settings.MobileNetV1(width=0.125, stem="small", preprocess="unit")
 
 
-def _keras(name, size=SIZE, **kwargs):
-  kwargs = {"classes": parity.CLASSES, "classifier_activation": None} | kwargs
-  return KERAS[name][0](weights=None, input_shape=(size, size, 3), **kwargs)
+def _keras(name, size=SIZE, **keywords):
+  application, _, without_dropout = KERAS[name]
+  return parity.built(application, size, **without_dropout, **keywords)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -43,9 +50,7 @@ def test_counts_of_every_preset(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_of_keras(name):
-  model = _keras(name, 224, classes=1000)
-  trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-  assert (model.count_params(), trainable) == COUNTS[name]
+  parity.assert_described(_keras(name, 224, classes=1000), VARIANTS[name], COUNTS[name])
 
 
 @pytest.mark.slow
@@ -65,17 +70,15 @@ def test_widths_are_multiples_of_eight_and_never_a_tenth_narrower():
   assert {width: mobilenet.divisible(width) for width in expected} == expected
 
 
-def _assert_same_inference(name, size=SIZE, width=None):
-  cfg = dataclasses.replace(VARIANTS[name], **({"width": width} if width else {}))
-  model = _keras(name, size, alpha=width or 1.0)
-  parity.randomise(model)
-  about = parity.info(size)
-  net = models.make(cfg, about, net_lib.Execution())
-  params, stats = parity.copied(model, net, about, lambda path: mobilenet.keras_layer(path, cfg))
-  pixels = parity.images(size)
-  run = parity.once(lambda *args: net.apply(*args, train=False)[0].output)
-  ours = run(params, stats, parity.batch_of(pixels))
-  parity.assert_same_logits(ours, parity.keras_logits(model, KERAS[name][1](255 * pixels)))
+def _assert_same(compare, name, size=SIZE, width=1.0, **keywords):
+  cfg, layer_of = VARIANTS[name], mobilenet.keras_layer
+  if width != 1:
+    cfg = dataclasses.replace(cfg, width=width)
+  model, prepared = _keras(name, size, alpha=width), KERAS[name][1]
+  compare(model, cfg, parity.info(size), layer_of, prepared=prepared, **keywords)
+
+
+_assert_same_inference = functools.partial(_assert_same, parity.assert_same_network)
 
 
 def test_mobilenet_v2_infers_as_keras_does():
@@ -102,13 +105,17 @@ def test_narrower_and_wider_ones_infer_as_keras_does(name, width):
   _assert_same_inference(name, width=width)
 
 
-def _shapes(cfg, size, names):
-  about = parity.info(size)
-  net = models.make(cfg, about, net_lib.Execution())
-  batch = parity.batch_of(parity.images(size))
-  variables = jax.eval_shape(net.init, jax.random.key(0), batch["image"])
-  run = lambda *args: net.apply(*args, train=False, endpoints=names)[0].endpoints  # noqa: E731
-  return {name: x.shape[1:] for name, x in jax.eval_shape(run, *variables, batch).items()}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v3_large", "mobilenet_v3_small"])
+def test_other_mobilenets_say_in_training_what_keras_says(name):
+  with parity.float64():
+    _assert_same(parity.assert_same_network, name, 64, train=True, n=4)
+
+
+@pytest.mark.slow
+def test_mobilenet_v2_trains_as_keras_does():
+  with parity.float64():
+    _assert_same(parity.assert_same_step, "mobilenet_v2", 64, n=4)
 
 
 ENDPOINTS = {
@@ -145,14 +152,15 @@ ENDPOINTS = {
 
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_endpoints_have_these_shapes(name):
-  assert _shapes(VARIANTS[name], SIZE, list(ENDPOINTS[name])) == ENDPOINTS[name]
+  found = end_points.shapes(VARIANTS[name], SIZE, list(ENDPOINTS[name]))
+  assert ENDPOINTS[name].items() <= found.items()
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_small_stem_keeps_the_map(name):
   cfg = dataclasses.replace(VARIANTS[name], stem="small")
   first = "conv_hard_swish" if "v3" in name else f"{'c' if 'v1' in name else 'C'}onv1_relu"
-  assert _shapes(cfg, 28, [first])[first][:2] == (28, 28)
+  assert end_points.shapes(cfg, 28, [first])[first][:2] == (28, 28)
   assert parity.counts(cfg, 28) == COUNTS[name]
 
 
@@ -180,11 +188,11 @@ def test_stages_are_in_the_order_in_which_an_image_passes_them():
   ],
 )
 def test_totals_of_networks_cut_for_soft_attention(name, endpoint, total):
-  assert parity.cut_total(VARIANTS[name], 224, endpoint) == total
+  assert end_points.cut_total(VARIANTS[name], 224, endpoint) == total
 
 
 def test_the_gradient_by_an_offset_is_the_numerical_one(x64):
-  parity.assert_gradients_by_offsets(TINY, parity.info(16), ["stage4", "conv_pw_13_relu"])
+  end_points.assert_gradients_by_offsets(TINY, parity.info(16), ["stage4", "conv_pw_13_relu"])
 
 
 UNITS = {
@@ -220,6 +228,6 @@ def test_images_that_the_strides_use_up_are_refused():
   cfg = VARIANTS["mobilenet_v1"]
   with pytest.raises(ValueError, match=r"28x28.*data.image_size to 31"):
     models.make(cfg, parity.info(28), net_lib.Execution())
-  assert _shapes(cfg, 31, ["conv_pw_13_relu"]) == {"conv_pw_13_relu": (1, 1, 1024)}
+  assert end_points.shapes(cfg, 31, ["conv_pw_13_relu"])["conv_pw_13_relu"] == (1, 1, 1024)
   small = dataclasses.replace(cfg, stem="small")
-  assert _shapes(small, 16, ["conv_pw_13_relu"]) == {"conv_pw_13_relu": (1, 1, 1024)}
+  assert end_points.shapes(small, 16, ["conv_pw_13_relu"])["conv_pw_13_relu"] == (1, 1, 1024)
