@@ -16,6 +16,7 @@ import numpy as np
 from medjax import config as config_lib
 from medjax import contract, metrics, report, settings, stages, wiring, writer
 from medjax import mesh as mesh_lib
+from medjax.models.pretrained import manifests
 
 CONFIG = "config.json"
 _COMPILED = "~/.cache/medjax/xla"
@@ -44,7 +45,33 @@ def start(
   jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(_COMPILED).expanduser()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  TASKS[task](config_lib.parse(tree, overrides), workdir)
+  TASKS[task](_preprocessed(config_lib.parse(tree, overrides)), workdir)
+
+
+def _preprocessed(config: settings.Config) -> settings.Config:
+  """The config with the preprocessing that the weight files in it were trained with.
+
+  A stage that starts from an earlier one begins, by way of that one, with the same file. What a
+  manifest says stands above what the config says, as no other preprocessing fits the weights.
+  """
+  origins: dict[str, str] = {}
+  stages = []
+  for stage in config.stages:
+    origins[stage.name] = origins.get(stage.init_from, stage.init_from)
+    stages.append(_adopting(stage, pathlib.Path(origins[stage.name]).expanduser()))
+  return dataclasses.replace(config, stages=tuple(stages))
+
+
+def _adopting(stage: settings.Stage, origin: pathlib.Path) -> settings.Stage:
+  manifest = manifests.read(origin)
+  if manifest is None:
+    return stage
+  model = manifests.adopted(stage.model, manifest)
+  if model != stage.model:
+    print(
+      f"{stage.name}  preprocess={manifest.preprocess}: {origin} was trained with it", flush=True
+    )
+  return dataclasses.replace(stage, model=model)
 
 
 def train(config: settings.Config, workdir: pathlib.Path) -> None:

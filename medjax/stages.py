@@ -117,29 +117,29 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   where = sources.get(name, pathlib.Path(name).expanduser())
   target = jax.device_get({"params": state.params, "stats": state.stats})
   taken = _from_file if where.suffix in pretrained.SUFFIXES else _from_checkpoint
-  moved, account, place = taken(target, where, bench.stage.model)
+  moved, account, place = taken(target, where, bench.stage)
   bench.say(f"init_from {place}:", str(account))
   return base.with_weights(state, **moved)
 
 
 def _from_file(
-  target: contract.Tree, where: pathlib.Path, cfg: settings.Model
+  target: contract.Tree, where: pathlib.Path, stage: settings.Stage
 ) -> tuple[contract.Tree, trees.Account, str]:
-  """Fills `target` from a weight file; the classes that it was trained on may be left over."""
-  return *pretrained.transfer(target, where, cfg, pretrained.CLASSIFIERS), str(where)
+  """Fills `target` from a weight file, of which `init_allow` says what may be left over."""
+  return *pretrained.transfer(target, where, stage.model, stage.init_allow), str(where)
 
 
 def _from_checkpoint(
-  target: contract.Tree, where: pathlib.Path, cfg: settings.Model
+  target: contract.Tree, where: pathlib.Path, stage: settings.Stage
 ) -> tuple[contract.Tree, trees.Account, str]:
-  """Fills `target` from a checkpoint, whose encoder must be the same as that of `cfg`."""
+  """Fills `target` from a checkpoint, whose encoder must be the same as the stage's."""
   source, place = checkpoint.weights(where)
   moved, account = trees.transfer(target, source)
   if strays := [path for path in account.new if path.split("/")[1] == "encoder"]:
     raise ValueError(
-      f"init_from {place} is a checkpoint of another model than {cfg.name}: {len(strays)} tensors "
-      f"of this encoder are missing there or differ in shape, for example {strays[0]}; give both "
-      "the same model.*"
+      f"init_from {place} is a checkpoint of another model than {stage.model.name}: {len(strays)} "
+      f"tensors of this encoder are missing there or differ in shape, for example {strays[0]}; "
+      "give both the same model.*"
     )
   return moved, account, place
 

@@ -1,7 +1,7 @@
 """Writes a small DenseNet's state_dict, an image and its logits, all by PyTorch.
 
 Run by the tests where PyTorch is installed: `python torch_densenet.py FOLDER`. Names and layers are
-torchvision's, the sizes are those of `test_pretrained.SMALL`.
+torchvision's, the sizes are those of `weight_files.SMALL`.
 """
 
 from collections import OrderedDict
@@ -63,16 +63,21 @@ def main(folder: pathlib.Path) -> None:
   torch.manual_seed(0)
   model = network().eval()
   for name, tensor in model.state_dict().items():
-    if name.endswith(("running_mean", "running_var")) or ("norm" in name and tensor.ndim == 1):
+    if name.endswith(("running_mean", "bias")):
+      tensor.uniform_(-0.1, 0.1)
+    elif name.endswith("running_var") or ("norm" in name and tensor.ndim == 1):
       tensor.uniform_(0.5, 1.5)
+    elif tensor.ndim == 4:
+      nn.init.kaiming_normal_(tensor)
   torch.save(model.state_dict(), folder / "small.pth")
   torch.save({"epoch": 3, "state_dict": nn.DataParallel(model).state_dict()}, folder / "run.pt")
   torch.save(model, folder / "whole.pt")
   torch.save(model.state_dict(), folder / "old.pth", _use_new_zipfile_serialization=False)
-  image = torch.rand(2, 3, SIZE, SIZE)
+  image = torch.rand(2, 3, 8, 8).repeat_interleave(SIZE // 8, 2).repeat_interleave(SIZE // 8, 3)
+  image[0] *= 0.2  # a dark one and a bright one
   with torch.no_grad():
     logits = model(image).numpy()
-  np.savez(folder / "logits.npz", image=image.permute(0, 2, 3, 1).numpy(), logits=logits)
+  np.savez(folder / "truth.npz", image=image.permute(0, 2, 3, 1).numpy(), logits=logits)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import dataclasses
 import pathlib
 from typing import Literal
+import zipfile
 
 import numpy as np
 import safetensors.numpy
@@ -65,7 +66,7 @@ def _npz(path: pathlib.Path) -> Arrays:
 def _member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
   try:
     return file[name]
-  except ValueError as error:
+  except (ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f"tensor {name}: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import re
 from typing import Any
 
@@ -35,11 +35,8 @@ _KERAS: dict[type[settings.Model], Callable[[str, Any], str]] = {
   settings.Xception: xception.keras_layer,
 }
 _CLASSES = "head/classes"
-# Keras's name of the last layer, now and in older files.
-_CLASSIFIERS = ("predictions", "fc1000", "probs", "conv_preds", "logits")
-
-# Patterns of the published networks' last layers, which another task leaves over.
-CLASSIFIERS = (*(f"{layer}/*" for layer in _CLASSIFIERS), "fc.*", "classifier.*", "*/head/*")
+# Older names of the last layer: of DenseNets, of ResNets, of MobileNets.
+_CLASSIFIERS = ("fc1000", "probs", "Logits")
 
 # Our leaf -> a Keras layer's weight; the first that the file has. Depthwise kernels have a name of
 # their own in Keras 2 and in separable convolutions.
@@ -57,6 +54,9 @@ _TORCH_LEAVES = {
   "var": "running_var",
 }
 
+# Kind of file -> a preset of its bottlenecks.
+_BOTTLENECKS = {"keras": "resnet50", "torch": "resnet50_v15"}
+
 Names = Callable[[str], tuple[str, ...]]
 
 
@@ -65,7 +65,7 @@ def network(cfg: settings.Model) -> settings.Model:
   return cfg.backbone if isinstance(cfg, settings.SoftAttention) else cfg
 
 
-def of(kind: files.Kind, cfg: settings.Model, paths: Mapping[str, Any]) -> Names:
+def of(kind: files.Kind, cfg: settings.Model, paths: Iterable[str]) -> Names:
   """The names that a tensor of ours may have in a file.
 
   Args:
@@ -84,6 +84,7 @@ def of(kind: files.Kind, cfg: settings.Model, paths: Mapping[str, Any]) -> Names
   if type(network(cfg)) not in maps:
     known = ", ".join(model.__name__ for model in maps)
     raise ValueError(f"no names of {cfg.name} are known in files of {kind}, only of {known}")
+  _check_stride(kind, cfg)
   leaves = _keras_leaves if kind == "keras" else _torch_leaves(network(cfg))
   classifies = any(_CLASSES in path for path in paths)
 
@@ -95,6 +96,20 @@ def of(kind: files.Kind, cfg: settings.Model, paths: Mapping[str, Any]) -> Names
     return tuple(name for layer in layers for name in leaves(module, layer, leaf))
 
   return names
+
+
+def _check_stride(kind: files.Kind, cfg: settings.Model) -> None:
+  """Raises ValueError where bottlenecks of the other kind have tensors of the same shapes."""
+  cfg = network(cfg)
+  if not isinstance(cfg, settings.ResNet) or not cfg.bottleneck:
+    return
+  theirs = "1x1" if kind == "keras" else "3x3"
+  if cfg.stride_in != theirs:
+    raise ValueError(
+      f"{cfg.name} has the stride of a bottleneck in its {cfg.stride_in} convolution, files of "
+      f"{kind} in the {theirs}, so their tensors fit and mean another network: choose it by "
+      f"--config.model={_BOTTLENECKS[kind]} or another of its kind"
+    )
 
 
 def alone(path: str) -> str:
@@ -114,7 +129,15 @@ def _layers(module: str, cfg: settings.Model) -> tuple[str, ...]:
     layer = _KERAS[type(cfg)](module, cfg)
   except KeyError:
     return ()
+  if isinstance(cfg, settings.MobileNetV3):
+    return layer, _of_keras_2(layer)
   return (layer, *_CLASSIFIERS) if module == _CLASSES else (layer,)
+
+
+def _of_keras_2(layer: str) -> str:
+  """What a layer of MobileNet-V3 was called there, as in the weights that Keras publishes."""
+  layer = re.sub("_bn$", "_BatchNorm", layer)
+  return re.sub("^(conv|logits)|(?<=excite_)conv", lambda part: part[0].capitalize(), layer)
 
 
 def _keras_leaves(module: str, layer: str, leaf: str) -> tuple[str, ...]:
@@ -161,12 +184,7 @@ def _densenet(cfg: settings.DenseNet) -> Callable[[str], str]:
 
 
 def _resnet(cfg: settings.ResNet) -> Callable[[str], str]:
-  if cfg.bottleneck:
-    raise ValueError(
-      f"{cfg.name} is Keras's, with the stride in the first 1x1 convolution of a bottleneck; "
-      "torchvision and timm have it in the 3x3, so their tensors fit and mean another network: "
-      "take a file of Keras"
-    )
+  del cfg
   outside = {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"}
 
   def renamed(layer: str) -> str:
