@@ -54,7 +54,7 @@ KEPT_IN = {
   "flax.linen": {"models"},  # the others see `net.Net`, so that the module library can change
   "grain": {"data"},
   "orbax": {"checkpoint"},
-  "clu": {"writer"},
+  "clu": {"writer", "models"},  # its metric writers; its table of parameters
   "tensorboardX": {"writer"},
 }
 
