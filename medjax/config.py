@@ -321,6 +321,7 @@ _RANGES = {
   "optimizer.plateau.min_delta": (0, math.inf),
   "optimizer.plateau.factor": (0, 0.999999),
   "objective.defer_weights": (0, 1),
+  "objective.auxiliary": (0, math.inf),
 }
 
 

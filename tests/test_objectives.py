@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
+from sklearn.metrics import log_loss
 
 from medjax import augment, contract, losses, models, objectives, optim, pixels, settings, trees
 from medjax import mesh as mesh_lib
@@ -257,6 +259,27 @@ def test_class_weights_wait_for_their_time(mesh1, step):
     mapped = _mapped_step(objective, mesh1)
     losses_found.append(float(mapped(state, _batch(), jax.random.key(1), LR)[1]["loss"]))
   assert losses_found[0] == pytest.approx(losses_found[1], abs=1e-12)
+
+
+def test_parts_of_a_head_have_a_share_in_the_loss(mesh1):
+  """Cross-entropy of the mean of three logit vectors, and 0.3 times that of each."""
+  parts = np.random.default_rng(0).normal(size=(3, SLOTS, 3))
+
+  def init(key, images):
+    return {"head": {"gain": jnp.ones(())}}, {}
+
+  def apply(params, stats, batch, **_):
+    logits = params["head"]["gain"] * jnp.asarray(parts)
+    return net_lib.Result(logits.mean(0), logits[0], auxiliary=logits), stats
+
+  cfg = settings.Supervised(class_weights="none")
+  *_, metrics = _stepped(_objective(cfg, net_lib.Net(init, apply)), mesh1, _batch())
+
+  def cross_entropy(logits):
+    return log_loss(_batch()[contract.LABEL][:IMAGES], special.softmax(logits[:IMAGES], axis=1))
+
+  expected = cross_entropy(parts.mean(0)) + 0.3 * sum(map(cross_entropy, parts))
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-9)
 
 
 ONE_VS_REST = [settings.SigmoidBCE(), settings.SigmoidBCE(balanced=True), settings.SigmoidFocal()]

@@ -134,6 +134,8 @@ class Encoder(nn.Module):
 class PyramidClassifier(nn.Module):
   """A dense layer for each scale's part of the embedding; the logits are their mean.
 
+  Those of each scale are auxiliary: they have a share in the loss.
+
   Attributes:
     classes: K.
     dropout: rate before the dense layers.
@@ -164,6 +166,7 @@ class PyramidClassifier(nn.Module):
       blocks.Dense(self.classes, name=f"classes{scale}")(part, mode)
       for scale, part in zip(SCALES, parts, strict=True)
     ]
+    mode.auxiliary(self, logits)
     return jnp.stack(logits).mean(0)
 
 

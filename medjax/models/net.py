@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from flax import linen as nn
 import flax.struct
@@ -20,9 +20,11 @@ from medjax import contract, ops, trees
 from medjax.models import groups as groups_lib
 from medjax.models import initial
 
-# Linen collections: what batch norm found in this batch, and the maps that were asked for by name.
+# Linen collections: what batch norm found in this batch, the maps that were asked for by name, and
+# logits of parts of a head.
 BATCH_MOMENTS = "batch_moments"
 ENDPOINTS = "endpoints"
+AUXILIARY = "auxiliary"
 EVERY = "*"  # asks for all end points
 
 
@@ -80,6 +82,10 @@ class Mode:
       return jnp.dtype(jnp.bfloat16)
     return jnp.result_type(*arrays)
 
+  def auxiliary(self, module: nn.Module, logits: Sequence[jax.Array]) -> None:
+    """Hands out logits [b, K] of parts of a head, in whose compact method this is called."""
+    module.sow(AUXILIARY, AUXILIARY, jnp.stack(logits), init_fn=lambda: None, reduce_fn=_newest)
+
   def endpoint(self, module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     """Names a map: hands it out where asked, adds its offset, ends the pass where it is the cut.
 
@@ -93,10 +99,14 @@ class Mode:
       x = x + self.offsets[name]
     if name in self.endpoints or EVERY in self.endpoints:
       # A submodule may have the same name; a linen scope must not hold both.
-      module.sow(ENDPOINTS, f"@{name}", x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+      module.sow(ENDPOINTS, f"@{name}", x, init_fn=lambda: None, reduce_fn=_newest)
     if name == self.cut:
       raise Reached(x)
     return x
+
+
+def _newest(_: Any, new: jax.Array) -> jax.Array:
+  return new
 
 
 @flax.struct.dataclass
@@ -106,11 +116,14 @@ class Result:
   Attributes:
     output: [b, K] logits, or [b, D'] projections.
     embedding: [b, D] pooled features, what the head sees.
+    auxiliary: [A, b, K] logits of the head's parts, which a loss may see beside those of the whole;
+      None where it has none.
     endpoints: name -> map [b, h, w, C], of those that were asked for.
   """
 
   output: jax.Array
   embedding: jax.Array
+  auxiliary: jax.Array | None = None
   endpoints: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
@@ -215,9 +228,10 @@ def wrap(
       _mode(execution, batch, train, key), offsets=offsets or {}, endpoints=tuple(endpoints)
     )
     variables, images = {"params": params, "batch_stats": stats}, batch[contract.IMAGE]
-    collections = [BATCH_MOMENTS, ENDPOINTS]
+    collections = [BATCH_MOMENTS, ENDPOINTS, AUXILIARY]
     result, found = network.apply(variables, images, mode, mutable=collections)
-    result = result.replace(endpoints=_named(found.get(ENDPOINTS, {}), endpoints))
+    named = _named(found.get(ENDPOINTS, {}), endpoints)
+    result = result.replace(endpoints=named, auxiliary=_only(found.get(AUXILIARY, {})))
     if mode.groups is None:
       return result, stats
     moments = mode.groups.over_devices(found.get(BATCH_MOMENTS, {}))
@@ -244,6 +258,11 @@ def _named(found: contract.Tree, wanted: Sequence[str]) -> dict[str, jax.Array]:
       f"this network has no end point {missing[0]!r}; apply(..., endpoints=[net.EVERY]) has all"
     )
   return named
+
+
+def _only(found: contract.Tree) -> jax.Array | None:
+  """The logits of a head's parts; None where it has handed out none."""
+  return next((_at_least_float32(value) for value in trees.flatten(found).values()), None)
 
 
 def _example_keys(key: jax.Array, slots: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ class Supervised:
     scores: class probabilities, as the loss understands the logits.
     weights: of the classes.
     weights_from: step at which they begin to apply; all are 1 before.
+    auxiliary: factor of the losses of the head's parts.
     image_shape: (height, width, channels).
   """
 
@@ -41,6 +42,7 @@ class Supervised:
   scores: Scores
   weights: tuple[float, ...]
   weights_from: int
+  auxiliary: float
   image_shape: tuple[int, int, int]
 
   def init(self, key: jax.Array) -> base.TrainState:
@@ -60,10 +62,18 @@ class Supervised:
       logits = result.output
       hits = self.scores(logits).argmax(axis=-1) == labels
       metrics = {"accuracy": hits.astype(logits.dtype)}
-      return self.loss(logits, labels, weights), (metrics, stats)
+      return self._loss(result, labels, weights), (metrics, stats)
 
     grads, metrics, stats = base.reduced_gradients(fn, self.optimizer, state.params, batch)
     return base.updated(state, self.optimizer, grads, stats, lr), metrics
+
+  def _loss(self, result: net_lib.Result, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """[b]: that of the logits, and a share of those of the head's parts."""
+    found = self.loss(result.output, labels, weights)
+    if result.auxiliary is None:
+      return found
+    parts = jax.vmap(lambda logits: self.loss(logits, labels, weights))(result.auxiliary)
+    return found + self.auxiliary * parts.sum(0)
 
   def _augmented(self, batch: contract.Batch, key: jax.Array) -> contract.Batch:
     batch = base.with_floats(batch)
@@ -100,7 +110,15 @@ def make(
   weights = imbalance.class_weights(cfg.class_weights, info.class_counts)
   start = round(cfg.defer_weights * optimizer.total)
   return Supervised(
-    net, optimizer, augmenter, loss, scores, tuple(weights.tolist()), start, info.image_shape
+    net,
+    optimizer,
+    augmenter,
+    loss,
+    scores,
+    tuple(weights.tolist()),
+    start,
+    cfg.auxiliary,
+    info.image_shape,
   )
 
 

@@ -94,12 +94,14 @@ class Supervised(Objective):
     class_weights: scheme, see `imbalance.class_weights`.
     defer_weights: share of the training before they apply (deferred re-weighting, Cao et al. 2019,
       section 3.3, with 0.8).
+    auxiliary: factor of the losses of a head's parts, such as the scales of `darknet53_fpn`.
   """
 
   name: str = "supervised"
   loss: Loss = SoftmaxCE()
   class_weights: Literal["none", "balanced", "inv_norm", "class_balanced"] = "balanced"
   defer_weights: float = 0.0
+  auxiliary: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
