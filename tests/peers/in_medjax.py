@@ -1,4 +1,4 @@
-"""QuadSNet's training in medjax, as a stage of a run does it: resident data, K steps a dispatch."""
+"""Training in medjax, as a stage of a run does it: resident data, K steps a dispatch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def versions() -> dict[str, str]:
   return {"jax": jax.__version__}
 
 
-def make(cfg: settings.QuadSNet, variant: str, steps: int) -> problem.Trainer:
+def make(task: problem.Task, variant: str, steps: int) -> problem.Trainer:
   del variant
   mesh = mesh_lib.make()
-  part = _part(*problem.data(steps))
-  objective = _objective(cfg, part, steps)
+  part = _part(*task.data(steps))
+  objective = _objective(task, part, steps)
   feed = feed_lib.training(part, problem.BATCH, 0, mesh, "resident")
   dispatch = train_lib.dispatcher(objective, feed.take, mesh)
   key = mesh_lib.put(mesh, jax.random.key(0))
@@ -46,7 +46,7 @@ def make(cfg: settings.QuadSNet, variant: str, steps: int) -> problem.Trainer:
   return problem.Trainer(trees.count(state.params), run)
 
 
-def _objective(cfg: settings.QuadSNet, part: catalogue.Part, steps: int):
+def _objective(task: problem.Task, part: catalogue.Part, steps: int):
   info = contract.DataInfo(
     classes=tuple(map(str, range(problem.CLASSES))),
     image_shape=part.images.shape[1:],
@@ -57,8 +57,8 @@ def _objective(cfg: settings.QuadSNet, part: catalogue.Part, steps: int):
   )
   adam = settings.Adam(lr=problem.LEARNING_RATE, eps=problem.EPSILON, schedule="constant", clip=0.0)
   form = "cpu" if jax.default_backend() == "cpu" else "plain"
-  net = models.make(cfg, info, net_lib.Execution(form, axis=contract.AXIS))
-  learning = settings.Supervised(loss=problem.LOSS, class_weights="none")
+  net = models.make(task.cfg, info, net_lib.Execution(form, axis=contract.AXIS))
+  learning = settings.Supervised(loss=task.loss, class_weights="none")
   return objectives.make(
     learning, net, optim.make(adam, steps, 0), augment.make(settings.Augment()), info
   )

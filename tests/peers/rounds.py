@@ -21,7 +21,7 @@ class Side:
 
   Attributes:
     library, variant: what runs. process: where. about: what it says of itself, see `worker`.
-    seconds: a step, of each round.
+    seconds: a step, of each round. peak: most memory held in the rounds, in MB.
   """
 
   library: str
@@ -29,6 +29,7 @@ class Side:
   process: subprocess.Popen
   about: dict
   seconds: list[float] = dataclasses.field(default_factory=list)
+  peak: int = 0
 
   @property
   def name(self) -> str:
@@ -39,7 +40,7 @@ class Side:
     return statistics.median(self.seconds)
 
   def __str__(self) -> str:
-    return f"{self.name:30} {self.median:.3f} ({min(self.seconds):.3f} to {max(self.seconds):.3f})"
+    return f"{self.median:.3f} ({min(self.seconds):.3f} to {max(self.seconds):.3f})"
 
 
 def start(
@@ -59,7 +60,9 @@ def alternate(sides: list[Side], count: int, steps: int) -> None:
     first = number % len(sides)
     for side in sides[first:] + sides[:first]:
       print(file=side.process.stdin)
-      side.seconds.append(_answer(side.process) / steps)
+      answer = _answer(side.process)
+      side.seconds.append(answer["seconds"] / steps)
+      side.peak = answer["peak"]
 
 
 def best(sides: list[Side]) -> dict[str, Side]:
@@ -68,7 +71,7 @@ def best(sides: list[Side]) -> dict[str, Side]:
   return {side.library: side for side in slowest_first}
 
 
-def _answer(process: subprocess.Popen):
+def _answer(process: subprocess.Popen) -> dict:
   line = process.stdout.readline()
   if not line:
     raise SystemExit(f"{process.args} ended with {process.wait()}: its error is above")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a comparison with other libraries in an environment of its own, tests/peers/.venv:
 #
-#   ./tests/peers/run.sh quadsnet_step.py --rounds 9
+#   ./tests/peers/run.sh training_step.py --networks quadsnet_exact
 #
 # The environment holds what the tests run with, and on top of it requirements.txt. A start that
 # finds both unchanged installs nothing.
@@ -13,7 +13,7 @@ venv=$peers/.venv
 log=$venv/install.log
 has_uv() { false; } # it passes over the builds that pip is told of
 
-[[ $# -gt 0 ]] || fail "say which script, for example: $0 quadsnet_step.py"
+[[ $# -gt 0 ]] || fail "say which script, for example: $0 training_step.py"
 ensure test
 if ! cmp -s "$peers/requirements.txt" "$venv/requirements.txt"; then
   say "installing tests/peers/requirements.txt"
