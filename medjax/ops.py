@@ -6,7 +6,11 @@ GPU and for export. `cpu` goes around what XLA's CPU compiler does badly:
 * The gradients of a convolution are convolutions with permuted dimensions. Only at the top level of
   a program are they brought back to the layout of the fast kernel; inside a `lax.scan` they fall to
   a naive loop. The `cpu` form writes both gradients as forward convolutions in that layout.
+* A convolution whose kernel has more positions than its map swaps the two, which no fast kernel
+  knows. The `cpu` form pads the map beforehand.
 * A depthwise convolution runs channel by channel. The `cpu` form shifts, multiplies and adds.
+* Rows and columns of a kernel that only ever meet padding are left out: on a map of 2x2 a 7x7
+  kernel is one of 3x3.
 * A 1x1 convolution is a matrix product and is written as one.
 
 Which form runs is an argument, never a guess from the machine: the same program can be exported.
@@ -74,6 +78,8 @@ def conv(
   window = [(size - 1) * step + 1 for size, step in zip(kernel.shape[:2], dilation, strict=True)]
   rows, columns = _pads(x.shape[1:3], window, strides, padding)
   geometry = _Geometry(strides, (rows, columns), dilation)
+  if form == "cpu":
+    kernel, geometry = _met(x.shape[1:3], kernel, geometry)
   if form == "cpu" and groups == 1:
     return _product(x, kernel) if _is_product(kernel, geometry) else _dense(x, kernel, geometry)
   if form == "cpu" and groups == x.shape[-1] == kernel.shape[-1]:
@@ -88,6 +94,32 @@ def _pads(
   if not isinstance(padding, str):
     return list(padding)
   return [(low, high) for low, high in lax.padtype_to_pads(size, window, strides, padding)]
+
+
+def _met(
+  size: Sequence[int], kernel: jax.Array, geometry: _Geometry
+) -> tuple[jax.Array, _Geometry]:
+  """Kernel and geometry without the outer taps that on a map of this size meet but padding."""
+  strides, pads, dilation = geometry
+  (rows, above), (columns, beside) = (
+    _met_taps(size[axis], kernel.shape[axis], strides[axis], pads[axis], dilation[axis])
+    for axis in (0, 1)
+  )
+  return kernel[slice(*rows), slice(*columns)], geometry._replace(pads=(above, beside))
+
+
+def _met_taps(size: int, taps: int, stride: int, pads: Pair, dilation: int) -> tuple[Pair, Pair]:
+  """Range of the taps in one direction that meet the map somewhere, and the padding they need."""
+  before, after = pads
+  span = size + before + after - (taps - 1) * dilation  # of the places where a kernel may start
+
+  def meets(tap: int) -> bool:
+    start = tap * dilation - before
+    return any(0 <= at < size for at in range(start, start + span, stride))
+
+  met = [tap for tap in range(taps) if meets(tap)] or [*range(taps)]
+  low, high = met[0], met[-1] + 1
+  return (low, high), (before - low * dilation, after - (taps - high) * dilation)
 
 
 def _plain(
@@ -121,20 +153,30 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
+def _unswapped(
+  x: jax.Array, kernel: jax.Array, geometry: _Geometry, spread: Pair = (1, 1)
+) -> jax.Array:
+  """`_plain`, on a map that is padded beforehand where it has fewer positions than the kernel."""
+  if math.prod(kernel.shape[:2]) <= math.prod(x.shape[1:3]):
+    return _plain(x, kernel, geometry, spread)
+  x = lax.optimization_barrier(_padded(x, geometry.pads, spread=spread))
+  return _plain(x, kernel, geometry._replace(pads=((0, 0), (0, 0))))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dense(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-  return _plain(x, kernel, geometry)
+  return _unswapped(x, kernel, geometry)
 
 
 def _dense_forward(x, kernel, geometry):
-  return _plain(x, kernel, geometry), (x, kernel)
+  return _dense(x, kernel, geometry), (x, kernel)
 
 
 def _dense_backward(geometry, saved, g):
   x, kernel = saved
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # [kh, kw, F, C]
   towards_x = _Geometry((1, 1), _input_pads(x, kernel, g, geometry), geometry.dilation)
-  x_bar = _plain(g, turned, towards_x, spread=geometry.strides)
+  x_bar = _unswapped(g, turned, towards_x, spread=geometry.strides)
   # Channels take the place of examples, and examples that of channels.
   towards_kernel = _Geometry(
     geometry.dilation, _kernel_pads(x, kernel, g, geometry), geometry.strides
@@ -197,6 +239,8 @@ def _padded(x: jax.Array, pads: Sequence[Pair], filling: float = 0, spread: Pair
   return lax.pad(x, jnp.asarray(filling, x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 
 
+# Traced and translated once for all layers of the same shapes.
+@functools.partial(jax.jit, static_argnames=("strides", "dilation"))
 def _weighted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, dilation: Pair) -> jax.Array:
   """Depthwise convolution of a padded map: the sum over taps of shifted map times weight."""
   # Without the barrier XLA reads the middle tap from before the padding, and computes whatever
@@ -206,7 +250,18 @@ def _weighted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, dilation: Pair
   shifted = _shifted(x, kernel.shape[:2], strides, dilation)
   weights = (kernel[*tap, 0] for tap in _taps(kernel.shape[:2]))
   terms = (part.astype(wide) * weight for part, weight in zip(shifted, weights, strict=True))
-  return functools.reduce(operator.add, terms).astype(x.dtype)
+  return _kept(functools.reduce(operator.add, terms).astype(x.dtype), kernel[0, 0, 0, 0])
+
+
+def _kept(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """`x`, made of `weight`, once and for all.
+
+  XLA's CPU compiler takes additions and multiplications to be cheap, however many they are, and
+  repeats them in everything that reads the result; in the backward pass those are several. Across a
+  branch it does not, and barriers are gone by then. The other branch spreads a weight that is no
+  number to all channels.
+  """
+  return lax.cond(weight == weight, lambda x: x, lambda x: x + weight.astype(x.dtype), x)
 
 
 def _taps(size: Sequence[int]) -> Iterator[Pair]:

@@ -39,6 +39,11 @@ DENSE = {
   "atrous": ((9, 11), (3, 3), (1, 2), "SAME", (2, 3)),
   "uneven": ((5, 6), (3, 2), (2, 1), ((2, 0), (0, 3))),
   "pads that a 1x1 kernel alone sees": ((4, 4), (1, 1), 1, ((1, 2), (0, 1))),
+  "ResNet 3x3 on 2x2": ((2, 2), (3, 3), 1, "SAME"),
+  "3x3/2 to one pixel": ((2, 2), (3, 3), 2, "SAME"),
+  "5x5 on one pixel": ((1, 1), (5, 5), 1, "SAME"),
+  "a kernel whose last column sees padding": ((4, 2), (3, 4), 1, ((1, 1), (0, 3))),
+  "a kernel of which no tap meets the map": ((2, 2), (1, 2), 4, ((3, 0), (0, 0))),
 }
 DEPTHWISE = {
   "QuadSNet, Xception, MobileNet 3x3": ((7, 6), (3, 3), 1, "SAME"),
@@ -52,6 +57,8 @@ DEPTHWISE = {
   "3x3/2 VALID, with a last row that no window meets": ((8, 10), (3, 3), 2, "VALID"),
   "atrous": ((9, 11), (3, 3), (1, 2), "SAME", (2, 3)),
   "uneven": ((5, 6), (3, 2), (2, 1), ((2, 0), (0, 3))),
+  "NASNet 7x7/2 to one pixel": ((2, 2), (7, 7), 2, ((3, 3), (2, 3))),
+  "atrous, wider than the map": ((3, 3), (3, 3), 1, "SAME", (4, 2)),
 }
 
 
@@ -153,6 +160,23 @@ def test_half_precision_sums_are_wide():
   assert grad.item() == 2
 
 
+def test_a_depthwise_sum_is_computed_once():
+  """25 products forward and 25 backward; the kernel's gradient is a loop over them."""
+
+  def loss(x, scale, kernel):
+    return jnp.square(ops.conv(jax.nn.relu(x * scale), kernel, groups=8, form="cpu")).sum()
+
+  arrays = jnp.ones((4, 16, 16, 8)), jnp.ones(8), jnp.ones((5, 5, 1, 8))
+  text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile().as_text()
+  assert 50 <= text.count(" multiply(") < 65
+
+
+def test_a_weight_that_is_no_number_is_not_hidden():
+  kernel = jnp.ones((3, 3, 1, 2)).at[0, 0, 0, 0].set(jnp.nan)
+  found = ops.conv(jnp.ones((1, 5, 5, 2)), kernel, groups=2, form="cpu")
+  assert np.isnan(found[0, 2, 2, 0])
+
+
 def _steps(groups, length):
   """Kernel and input gradients, `length` times in a loop."""
 
@@ -167,10 +191,14 @@ def _steps(groups, length):
   return lambda x, kernel: lax.scan(step, (x, kernel), length=length)[0]
 
 
-@pytest.mark.parametrize(("groups", "convolutions"), [(1, 3), (8, 0)], ids=["dense", "depthwise"])
-def test_loops_hold_only_the_fast_layout(groups, convolutions):
+@pytest.mark.parametrize(
+  ("groups", "side", "size", "convolutions"),
+  [(1, 16, 3, 3), (1, 2, 3, 3), (1, 4, 5, 3), (8, 16, 3, 0)],
+  ids=["dense", "dense, kernel larger than the map", "dense 5x5 on 4x4", "depthwise"],
+)
+def test_loops_hold_only_the_fast_layout(groups, side, size, convolutions):
   """What the slow loops come from: a convolution whose dimensions are permuted inside a loop."""
-  x, kernel = jnp.ones((4, 16, 16, 8)), jnp.ones((3, 3, 8 // groups, 8))
+  x, kernel = jnp.ones((4, side, side, 8)), jnp.ones((size, size, 8 // groups, 8))
   compiled = jax.jit(_steps(groups, 2)).lower(x, kernel).compile().as_text()
   lines = [line for line in compiled.splitlines() if " convolution(" in line]
   assert len(lines) == convolutions
