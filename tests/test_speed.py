@@ -10,9 +10,11 @@ import time
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from medjax import contract, models, ops, settings
+from medjax import augment, contract, models, objectives, ops, optim, settings, train
+from medjax import mesh as mesh_lib
 from medjax.models import net as net_lib
 
 pytestmark = pytest.mark.slow
@@ -100,20 +102,24 @@ def no_compilation_cache() -> Iterator[None]:
 
 
 def _compiling(name: str, form: ops.Form) -> Callable[[], float]:
-  """CPU seconds of compiling the gradient of a training step on 16 images of 64 pixels."""
-  model = settings.VARIANTS[settings.Model][name]
-  about = contract.DataInfo(("a", "b"), (64, 64, 3), (1, 1), 2, (0.5,) * 3, (0.2,) * 3)
-  net = models.make(model, about, net_lib.Execution(form))
-  images = jax.ShapeDtypeStruct((16, *about.image_shape), jnp.float32)
-  batch = {contract.IMAGE: images, contract.MASK: jax.ShapeDtypeStruct((16,), jnp.float32)}
-  weights = jax.eval_shape(net.init, jax.random.key(0), images)
-
-  def loss(params, stats, batch):
-    result, stats = net.apply(params, stats, batch, train=True, momentum=0.9)
-    return jnp.square(result.output).mean(), stats
+  """CPU seconds of compiling a training step on 16 images of 64 pixels."""
+  mesh = mesh_lib.make(jax.devices()[:1])
+  info = contract.DataInfo(("a", "b"), (64, 64, 3), (1, 1), 2, (0.5,) * 3, (0.2,) * 3)
+  execution = net_lib.Execution(form, axis=contract.AXIS)
+  net = models.make(settings.VARIANTS[settings.Model][name], info, execution)
+  optimizer, unchanged = optim.make(settings.AdamW(), 100, 0), augment.make(settings.Augment())
+  objective = objectives.make(settings.Supervised(), net, optimizer, unchanged, info)
+  batch = {
+    contract.IMAGE: np.zeros((1, 16, *info.image_shape), np.uint8),
+    contract.MASK: np.ones((1, 16), np.float32),
+    **{name: np.zeros((1, 16), np.int32) for name in (contract.LABEL, contract.SLOT)},
+  }
+  state = mesh_lib.like(mesh, jax.eval_shape(objective.init, jax.random.key(0)))
+  arguments = state, {}, mesh_lib.put(mesh, batch, mesh_lib.cut(1)), jnp.ones(1), jax.random.key(0)
 
   def seconds() -> float:
-    lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(*weights, batch)
+    dispatch = train.dispatcher(objective, lambda _, ticket: ticket, mesh)
+    lowered = dispatch.lower(*arguments)
     start = time.process_time()
     lowered.compile()
     return time.process_time() - start
