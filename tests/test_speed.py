@@ -101,7 +101,7 @@ def no_compilation_cache() -> Iterator[None]:
   jax.config.update("jax_enable_compilation_cache", kept)
 
 
-def _compiling(name: str, form: ops.Form) -> Callable[[], float]:
+def _compiling(name: str, form: ops.Form) -> float:
   """CPU seconds of compiling a training step on 16 images of 64 pixels."""
   mesh = mesh_lib.make(jax.devices()[:1])
   info = contract.DataInfo(("a", "b"), (64, 64, 3), (1, 1), 2, (0.5,) * 3, (0.2,) * 3)
@@ -116,23 +116,14 @@ def _compiling(name: str, form: ops.Form) -> Callable[[], float]:
   }
   state = mesh_lib.like(mesh, jax.eval_shape(objective.init, jax.random.key(0)))
   arguments = state, {}, mesh_lib.put(mesh, batch, mesh_lib.cut(1)), jnp.ones(1), jax.random.key(0)
-
-  def seconds() -> float:
-    dispatch = train.dispatcher(objective, lambda _, ticket: ticket, mesh)
-    lowered = dispatch.lower(*arguments)
-    start = time.process_time()
-    lowered.compile()
-    return time.process_time() - start
-
-  return seconds
+  lowered = train.dispatcher(objective, lambda _, ticket: ticket, mesh).lower(*arguments)
+  start = time.process_time()
+  lowered.compile()
+  return time.process_time() - start
 
 
-@pytest.mark.parametrize(("name", "pairs"), [("densenet201", 2), ("nasnet_large", 1)])
-def test_large_nets_compile_in_about_the_time_of_plain_convolutions(
-  no_compilation_cache, name, pairs
-):
-  cpu, plain = _compiling(name, "cpu"), _compiling(name, "plain")
-  found = [(cpu(), plain()) for _ in range(pairs)]
-  ratio = statistics.median(ours / theirs for ours, theirs in found)
-  print(f"{name}: CPU seconds {found}, compile time by that of plain ones: {ratio:.2f}")
-  assert ratio <= 1.3
+@pytest.mark.parametrize("name", ["densenet201", "nasnet_large"])
+def test_large_nets_compile_in_about_the_time_of_plain_convolutions(no_compilation_cache, name):
+  ours, plain = _compiling(name, "cpu"), _compiling(name, "plain")
+  print(f"{name}: CPU seconds {ours:.1f}, with plain convolutions {plain:.1f}: {ours / plain:.2f}")
+  assert ours / plain <= 1.3
