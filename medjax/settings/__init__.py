@@ -8,6 +8,7 @@ into these types.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from medjax.settings.durations import Duration as Duration
 from medjax.settings.images import Augment as Augment
@@ -99,6 +100,9 @@ class Config:
   compare: tuple[str, ...] = ()
 
 
+_TORCHVISION: dict[str, Any] = dict(
+  use_bias=False, preprocess="torch", bn_momentum=0.9, bn_epsilon=1e-5
+)
 _named = lambda *variants: {v.name: v for v in variants}  # noqa: E731
 
 VARIANTS: dict[type, dict] = {
@@ -156,35 +160,10 @@ VARIANTS: dict[type, dict] = {
     VGG(name="vgg19", convs=(2, 2, 4, 4, 4)),
     ResNet(),
     ResNet(name="resnet152", units=(3, 8, 36, 3)),
-    ResNet(
-      name="resnet18",
-      units=(2, 2, 2, 2),
-      bottleneck=False,
-      use_bias=False,
-      preprocess="torch",
-      bn_momentum=0.9,
-      bn_epsilon=1e-5,
-    ),
-    ResNet(
-      name="resnet34",
-      bottleneck=False,
-      use_bias=False,
-      preprocess="torch",
-      bn_momentum=0.9,
-      bn_epsilon=1e-5,
-    ),
-    *(
-      ResNet(
-        name=f"{name}_v15",
-        units=units,
-        stride_in="3x3",
-        use_bias=False,
-        preprocess="torch",
-        bn_momentum=0.9,
-        bn_epsilon=1e-5,
-      )
-      for name, units in (("resnet50", (3, 4, 6, 3)), ("resnet152", (3, 8, 36, 3)))
-    ),
+    ResNet(name="resnet18", units=(2, 2, 2, 2), bottleneck=False, **_TORCHVISION),
+    ResNet(name="resnet34", bottleneck=False, **_TORCHVISION),
+    ResNet(name="resnet50_v15", stride_in="3x3", **_TORCHVISION),
+    ResNet(name="resnet152_v15", units=(3, 8, 36, 3), stride_in="3x3", **_TORCHVISION),
     PneumoniaCNN(),
     PneumoniaCNN(name="pneumonia_sep_first", separable=(1,)),
     PneumoniaCNN(name="pneumonia_sep_mid", separable=(2,)),

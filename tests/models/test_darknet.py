@@ -143,13 +143,15 @@ def test_the_pyramid_averages_the_logits_of_its_scales(x64):
   mode = net_lib.Mode(net_lib.Execution())
   shapes = jax.eval_shape(head.init, jax.random.key(0), embedding, mode)
   params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
-  found = head.apply(params, embedding, mode)
+  found, beside = head.apply(params, embedding, mode, mutable=[net_lib.AUXILIARY])
   weights = params["params"]
-  wanted = sum(
+  wanted = [
     part @ weights[f"classes{scale}"]["kernel"] + weights[f"classes{scale}"]["bias"]
     for scale, part in zip((32, 16, 8), np.split(embedding, [1024, 1536], axis=1), strict=True)
-  )
-  np.testing.assert_allclose(found, wanted / 3, rtol=1e-10)
+  ]
+  np.testing.assert_allclose(found, sum(wanted) / 3, rtol=1e-10)
+  (auxiliary,) = jax.tree.leaves(beside)
+  np.testing.assert_allclose(auxiliary, wanted, rtol=1e-10)
 
 
 def test_cosines_are_refused():
