@@ -19,11 +19,11 @@ All arrays are NHWC, all kernels HWIO.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import math
 import operator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import lax
@@ -174,6 +174,11 @@ def _dense_forward(x, kernel, geometry):
 
 def _dense_backward(geometry, saved, g):
   x, kernel = saved
+  return _apart(functools.partial(_dense_gradients, geometry), kernel[0, 0, 0, 0], x, kernel, g)
+
+
+def _dense_gradients(geometry: _Geometry, x, kernel, g) -> tuple[jax.Array, jax.Array]:
+  """The gradients of a convolution to its map and to its kernel."""
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # [kh, kw, F, C]
   towards_x = _Geometry((1, 1), _input_pads(x, kernel, g, geometry), geometry.dilation)
   x_bar = _unswapped(g, turned, towards_x, spread=geometry.strides)
@@ -250,18 +255,23 @@ def _weighted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, dilation: Pair
   shifted = _shifted(x, kernel.shape[:2], strides, dilation)
   weights = (kernel[*tap, 0] for tap in _taps(kernel.shape[:2]))
   terms = (part.astype(wide) * weight for part, weight in zip(shifted, weights, strict=True))
-  return _kept(functools.reduce(operator.add, terms).astype(x.dtype), kernel[0, 0, 0, 0])
+  result = functools.reduce(operator.add, terms).astype(x.dtype)
+  return _apart(lambda result: result, kernel[0, 0, 0, 0], result)
 
 
-def _kept(x: jax.Array, weight: jax.Array) -> jax.Array:
-  """`x`, made of `weight`, once and for all.
+def _apart(compute: Callable, weight: jax.Array, *arrays: jax.Array) -> Any:
+  """`compute(*arrays)` on its own: made once, and fused with nothing before or after it.
 
-  XLA's CPU compiler takes additions and multiplications to be cheap, however many they are, and
-  repeats them in everything that reads the result; in the backward pass those are several. Across a
-  branch it does not, and barriers are gone by then. The other branch spreads a weight that is no
-  number to all channels.
+  XLA's CPU compiler takes additions, multiplications and transpositions to be cheap, however many
+  they are, and repeats them in everything that reads the result. Across a branch it does not, and
+  barriers are gone by then. The other branch spreads a `weight` that is no number to all results.
   """
-  return lax.cond(weight == weight, lambda x: x, lambda x: x + weight.astype(x.dtype), x)
+
+  def lost(*arrays: jax.Array) -> Any:
+    likes = jax.eval_shape(compute, *arrays)
+    return jax.tree.map(lambda like: jnp.full(like.shape, weight, like.dtype), likes)
+
+  return lax.cond(weight == weight, compute, lost, *arrays)
 
 
 def _taps(size: Sequence[int]) -> Iterator[Pair]:
