@@ -15,3 +15,4 @@ lock() {
 lock run "$@"
 lock cuda --extra cuda -c launch/locks/run.txt "$@"
 lock test --extra test -c launch/locks/run.txt "$@"
+lock beam --extra beam "$@"  # its pins are its own

@@ -1,4 +1,5 @@
 import io
+import resource
 import struct
 import warnings
 import zlib
@@ -8,8 +9,12 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
+from scipy import ndimage
+import simplejpeg
 
+from medjax import settings
 from medjax.data import readers
+from medjax.data.readers import frame
 
 
 def _encoded(image, kind="PNG", **options):
@@ -199,7 +204,7 @@ def test_grey_kept_as_rgb_is_exactly_grey(depth):
 
 
 def _multipage():
-  pages = [Image.new("L", (8, 8), shade) for shade in (1, 2)]
+  pages = [Image.new("L", (8, 8)), Image.new("L", (8, 4))]
   return _encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
 
 
@@ -207,7 +212,11 @@ BAD = {
   "empty": (lambda: b"", "0 bytes"),
   "text": (lambda: b"id,label\n1,2\n" * 20, "no PNG, JPEG, BMP, TIFF image"),
   "gif": (lambda: _encoded(Image.new("L", (8, 8)), "GIF"), "no PNG, JPEG"),
-  "pages": (_multipage, "2 pages"),
+  "pages": (_multipage, "2 pages of different sizes"),
+  "npz": (lambda: _saved(np.zeros((8, 8), np.uint8), ["train_images", "b"]), "holds 2 arrays"),
+  "float npy": (lambda: _saved(np.zeros((8, 8), np.float32)), "pixels are float32"),
+  "stack npy": (lambda: _saved(np.zeros((8, 8, 8), np.uint8)), "not uint8 or uint16"),
+  "short npy": (lambda: _saved(np.zeros((8, 8), np.uint8))[:-3], "damaged"),
   "float": (lambda: _encoded(Image.new("F", (8, 8)), "TIFF"), "no known range"),
   "signed": (lambda: _encoded(Image.new("I", (8, 8)), "TIFF"), "no known range"),
 }
@@ -268,3 +277,220 @@ def test_covid_ct_by_two_decoders(shared_data):
     want = cv2.imread(str(file), cv2.IMREAD_COLOR)[..., ::-1]
     gap = np.abs(np.broadcast_to(got[..., :3], want.shape).astype(int) - want)
     assert gap.max() <= 3 and gap.mean() < 0.5, file.name
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_equals_pillow(rng, mode, subsampling, progressive):
+  image = Image.fromarray(_smooth(rng, 61, 83, 3)).convert(mode)
+  data = _encoded(image, "JPEG", subsampling=subsampling, progressive=progressive)
+  want = np.asarray(Image.open(io.BytesIO(data))).reshape(61, 83, -1)
+  np.testing.assert_array_equal(readers.decode(data), want)
+
+
+def test_jpeg_with_stray_bytes_is_read_as_pillow_reads_it(rng):
+  data = _encoded(Image.fromarray(_smooth(rng, 40, 40, 3)), "JPEG")
+  stray = data[:-2] + b"\x00\x01\x02" + data[-2:]
+  with pytest.raises(ValueError):
+    simplejpeg.decode_jpeg(stray)
+  want = np.asarray(Image.open(io.BytesIO(stray)))
+  np.testing.assert_array_equal(readers.decode(stray), want)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_pages_of_a_tiff_come_in_order(depth):
+  pages = [np.full((6, 9), 40 * shade, depth) + np.arange(9, dtype=depth) for shade in range(5)]
+  first, *others = map(Image.fromarray, pages)
+  data = _encoded(first, "TIFF", save_all=True, append_images=others)
+  frames = list(readers.frames(data, settings.Reading(frames="all")))
+  assert [found.index for found in frames] == [0, 1, 2, 3, 4]
+  np.testing.assert_array_equal([found.pixels[..., 0] for found in frames], pages)
+  np.testing.assert_array_equal(readers.decode(data)[..., 0], pages[2])
+
+
+def _saved(array, pack=None):
+  stream = io.BytesIO()
+  np.save(stream, array) if pack is None else np.savez(stream, **dict.fromkeys(pack, array))
+  return stream.getvalue()
+
+
+@pytest.mark.parametrize("pack", [None, ["image"]])
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", ">u2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_numpy_files(rng, pack, dtype, order):
+  pixels = rng.integers(0, 256, (5, 7, 3)).astype(dtype, order=order)
+  found = readers.decode(_saved(pixels, pack))
+  assert found.dtype in (np.uint8, np.uint16)
+  np.testing.assert_array_equal(found, pixels)
+
+
+def _vast(kind):
+  """A small file whose header claims 60,000 x 60,000 pixels."""
+  if kind == "PNG":
+    data = bytearray(_encoded(Image.new("L", (8, 8)), "PNG"))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+  elif kind == "JPEG":
+    data = bytearray(_encoded(Image.new("L", (8, 8)), "JPEG"))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
+  elif kind == "BMP":
+    data = bytearray(_encoded(Image.new("L", (8, 8)), "BMP"))
+    data[18:26] = struct.pack("<ii", 60_000, 60_000)
+  elif kind == "TIFF":
+    data = bytearray(_encoded(Image.new("L", (8, 8)), "TIFF"))
+    for tag in (256, 257):
+      place = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+      data[place : place + 4] = struct.pack("<I", 60_000)
+  else:
+    data = _saved(np.zeros((10, 10), np.uint8)).replace(b"(10, 10), }   ", b"(60000,60000)}")
+  return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "NumPy"])
+def test_vast_headers_are_refused_before_memory_is_taken(kind):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  with pytest.raises(readers.Unreadable, match=r"limit|3600000000"):
+    readers.decode(_vast(kind))
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_an_image_just_above_the_limit_is_refused():
+  size = int(frame.MAX_PIXELS**0.5) + 1
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Pillow's, about the size
+    with pytest.raises(readers.Unreadable, match=f"above the limit of {frame.MAX_PIXELS:,}"):
+      readers.decode(_encoded(Image.new("1", (size, size)), "PNG"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smart_resize_keeps_the_aspect_ratio(rng, channels):
+  cfg = settings.Reading(resize="smart")
+  pixels = np.full((30, 60, channels), 200, np.uint8)
+  got = readers.fit(pixels, 40, channels, cfg)
+  want = np.zeros((40, 40, channels), np.uint8)
+  want[10:30] = 200
+  np.testing.assert_array_equal(got, want)
+  tall = readers.fit(pixels.swapaxes(0, 1), 40, channels, cfg)
+  np.testing.assert_array_equal(tall, want.swapaxes(0, 1))
+  line = readers.fit(np.full((1, 300, 1), 9, np.uint8), 10, 1, cfg)
+  assert (line == 9).sum() == 10
+  square = rng.integers(0, 256, (40, 40, channels), dtype=np.uint8)
+  np.testing.assert_array_equal(readers.fit(square, 40, channels, cfg), square)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "smart"])
+def test_depth_16_keeps_16_bits_and_widens_8(rng, resize):
+  cfg = settings.Reading(depth=16, resize=resize)
+  ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+  got = readers.read(_png_16(ramp[..., None]), 256, 1, cfg)
+  assert got.dtype == np.uint16
+  np.testing.assert_array_equal(got[..., 0], ramp)
+  small = readers.read(ramp, 128, 1, cfg)
+  assert len(np.unique(small)) > 4000
+  pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(readers.read(pixels, 20, 3, cfg), pixels * np.uint16(257))
+
+
+def test_about_tells_what_the_file_holds(rng):
+  grey = rng.integers(0, 255, (6, 9), dtype=np.uint8)
+  for image, bits, colour in (
+    (Image.fromarray(grey), 8, False),
+    (Image.fromarray(grey).convert("RGB"), 8, False),
+    (Image.fromarray(np.dstack([grey, grey, grey + 1])), 8, True),
+    (Image.fromarray(grey > 99), 1, False),
+    (Image.fromarray(grey.astype(np.uint16)), 16, False),
+  ):
+    for kind in ("PNG", "TIFF"):
+      about = next(readers.frames(_encoded(image, kind))).about
+      assert (about.format, about.bits, about.colour) == (kind, bits, colour)
+      assert (about.height, about.width) == (6, 9)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  about = next(readers.frames(_encoded(Image.fromarray(grey), "PNG", exif=exif))).about
+  assert (about.height, about.width) == (9, 6)
+  assert about.steps == ("turned upright by its EXIF orientation",)
+
+
+def _prepared(pixels, **steps):
+  (found,) = readers.frames(_saved(pixels), settings.Reading(**steps))
+  return found
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_median_takes_single_pixels_away(depth):
+  pixels = np.full((9, 9, 3), 50, depth)
+  pixels[4, 4] = 200
+  found = _prepared(pixels, median=3)
+  assert (found.pixels == 50).all()
+  assert found.about.steps == ("median filter 3 x 3",)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_gaussian_equals_scipy(rng, depth):
+  pixels = rng.integers(0, np.iinfo(depth).max, (40, 40), dtype=depth)
+  want = ndimage.gaussian_filter(pixels.astype(float), 1.5, mode="mirror", truncate=4)
+  got = _prepared(pixels, gaussian=1.5).pixels[..., 0]
+  assert np.abs(got - want).max() <= 0.006 * np.iinfo(depth).max
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_clahe_raises_local_contrast_and_keeps_hue(rng, channels):
+  weak = (100 + 9 * np.sin(np.arange(64) / 3)).astype(np.uint8)
+  pixels = np.broadcast_to(weak[:, None, None], (64, 64, channels)).copy()
+  got = _prepared(pixels, clahe=20.0).pixels
+  assert got.shape == pixels.shape
+  assert np.ptp(got) > 2 * np.ptp(pixels)
+  assert np.ptp(got.astype(int), axis=2).max() <= 1
+
+
+@pytest.mark.parametrize("shade", [0, 255])
+def test_border_is_cropped(rng, shade):
+  inner = rng.integers(60, 190, (20, 31, 1), dtype=np.uint8)
+  pixels = np.pad(inner, ((3, 5), (7, 2), (0, 0)), constant_values=shade)
+  np.testing.assert_array_equal(_prepared(pixels, crop_border=True).pixels, inner)
+  flat = np.full((6, 6, 1), shade, np.uint8)
+  np.testing.assert_array_equal(_prepared(flat, crop_border=True).pixels, flat)
+
+
+def test_markers_are_painted_over_and_anatomy_stays():
+  pixels = np.full((200, 200), 60, np.uint8)
+  pixels[60:140, 60:140] = 250  # large, in the middle
+  pixels[100, 5:195] = 250  # bone to both edges
+  pixels[45:50, 45:50] = 250  # small, but inside
+  pixels[170:198, 150:198] = 250  # near an edge, but large
+  want = pixels.copy()
+  pixels[10:22, 12:20] = 255  # a letter
+  painted = _prepared(pixels, crop_markers=True).pixels[..., 0]
+  np.testing.assert_array_equal(painted, want)
+
+
+def test_steps_on_transparent_images_come_after_compositing():
+  pixels = np.full((8, 8, 4), 200, np.uint8)
+  pixels[..., 3] = 0
+  assert (_prepared(pixels, median=3).pixels == 0).all()
+
+
+def test_without_settings_nothing_is_prepared(rng):
+  pixels = rng.integers(0, 256, (8, 9, 4), dtype=np.uint8)
+  found = _prepared(pixels)
+  np.testing.assert_array_equal(found.pixels, pixels)
+  assert found.about.steps == ()
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"window": "lungs"},
+    {"frames": "every:0:3"},
+    {"frames": "first"},
+    {"median": 4},
+    {"gaussian": -1.0},
+    {"clahe": -1.0},
+    {"clahe": 2.0, "depth": 16},
+  ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong):
+  with pytest.raises(ValueError, match=f"reading.{next(iter(wrong))}"):
+    settings.Reading(**wrong)
