@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import dataclasses
 
 import numpy as np
 
@@ -17,44 +18,99 @@ def deal(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> np.ndarray:
 
   Official parts stay as they are (unless the mode says otherwise); a missing test, then a missing
   val, is taken from train by whole groups, so that each class's share comes as near to the asked
-  one as the groups allow. Nothing is taken from an unlabelled set, which nothing is scored on.
-  Depends on ids, groups, labels and the seed, not on the rows' order.
+  one as the groups allow. Where folds are asked for, val is one of them. Nothing is taken from an
+  unlabelled set, which nothing is scored on. Depends on ids, groups, labels and the seed, not on
+  the rows' order.
 
   Returns:
     [n] str of `contract.PARTS`.
+
+  Raises:
+    ValueError: nothing is in train, or a class has fewer groups than there are folds.
   """
+  if cfg.mode == "image_random":
+    rows = dataclasses.replace(rows, groups=rows.ids)
   parts = rows.parts.astype(object) if cfg.mode == "official" else np.full(len(rows), "", object)
-  groups = np.array(rows.ids if cfg.mode == "image_random" else rows.groups)
+  if cfg.folds:
+    parts[parts == "val"] = ""
+  groups = np.array(rows.groups)
   given = set(parts)
   missing = [(name, share) for name, share in _asked(rows, cfg).items() if name not in given]
   parts[parts == ""] = "train"
   if "train" not in parts:
     raise ValueError("no image is in the part 'train'")
   for i, (name, share) in enumerate(missing):
+    if name == "val" and cfg.folds:
+      parts[folds(rows, parts, cfg.folds, cfg.seed) == cfg.fold] = name
+      continue
     pool = np.flatnonzero(parts == "train")
     base = len(rows) / len(pool) if name == "test" else 1.0  # test is a share of all images
     rng = np.random.default_rng((cfg.seed, contract.PARTS.index(name)))
-    taken = _take(groups[pool], rows.labels[pool], share * base, len(missing) - i, rng)
+    taken = _take(groups[pool], rows.strata[pool], share * base, len(missing) - i, rng)
     parts[pool[taken]] = name
   return parts.astype(str)
 
 
 def _asked(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> dict[str, float]:
   """The shares of test and val that the settings ask for."""
-  shares = {"test": cfg.test, "val": cfg.val} if rows.classes else {}
+  val = 1 / cfg.folds if cfg.folds else cfg.val
+  shares = {"test": cfg.test, "val": val} if rows.classes else {}
   return {part: share for part, share in shares.items() if share}
 
 
+def folds(rows: catalogue_lib.Catalogue, parts: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """Deals the training part to folds: whole groups, each class as evenly as they allow.
+
+  By scikit-learn's StratifiedGroupKFold. Of a multi-label image the rarest class counts.
+
+  Args:
+    rows: the images.
+    parts: [n] str; only images in train are dealt.
+    count: how many folds, 2 or more.
+    seed: which of the possible folds.
+
+  Returns:
+    [n] int, from 0 on; -1 outside the training part. Independent of the rows' order.
+
+  Raises:
+    ValueError: a class has fewer groups in train than there are folds.
+  """
+  from sklearn import model_selection  # takes a second to import, which few runs need
+
+  own = np.flatnonzero(parts == "train")
+  groups, strata = np.array(rows.groups)[own], rows.strata[own]
+  _check_folds(rows.classes, groups, strata, count)
+  rarest = np.argsort(strata.sum(0), kind="stable")
+  kinds = rarest[strata[:, rarest].argmax(1)]
+  dealer = model_selection.StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+  dealt = np.full(len(rows), -1)
+  for fold, (_, inside) in enumerate(dealer.split(own, kinds, groups)):
+    dealt[own[inside]] = fold
+  return dealt
+
+
+def _check_folds(
+  classes: Sequence[str], groups: np.ndarray, strata: np.ndarray, count: int
+) -> None:
+  for name, mine in zip(classes, strata.T, strict=False):  # the last may be those without a class
+    found = len(np.unique(groups[mine]))
+    if found < count:
+      raise ValueError(
+        f"class {name!r} has {found} groups in the training part, fewer than {count} folds: ask for"
+        f" fewer (--config.data.split.folds={max(found, 2)}), or leave the class out"
+      )
+
+
 def _take(
-  groups: np.ndarray, labels: np.ndarray, share: float, leave: int, rng: np.random.Generator
+  groups: np.ndarray, members: np.ndarray, share: float, leave: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Chooses whole groups that hold about `share` of every class: [n] bool.
+  """Chooses whole groups that hold about `share` of every class, by `members` [n, K]: [n] bool.
 
   Of every class at least `leave` groups stay, and at least one is taken, where it has that many.
   """
   names, member = np.unique(groups, return_inverse=True)
-  counts = np.zeros((len(names), labels.max() + 1))  # [G, K]
-  np.add.at(counts, (member, labels), 1)
+  counts = np.zeros((len(names), members.shape[1]))  # [G, K]
+  np.add.at(counts, member, members)
   order = rng.permutation(len(names))
   spare = (counts > 0).sum(0) - leave  # [K] groups of each class that may go
   taken = _near_quotas(counts, share * counts.sum(0), spare, order)
@@ -88,6 +144,41 @@ def _near_quotas(
   return taken
 
 
+def joined(rows: catalogue_lib.Catalogue, pictures: np.ndarray) -> catalogue_lib.Catalogue:
+  """Makes one group of those that share a picture, over any number of steps.
+
+  Args:
+    rows: the set.
+    pictures: [n] int, the same number for equal images; -1 where that is not known.
+
+  Returns:
+    The set, with every such group named by the first of its names.
+  """
+  from scipy import sparse  # only here, as scikit-learn above
+
+  names, group = np.unique(rows.groups, return_inverse=True)
+  known = np.flatnonzero(pictures >= 0)
+  nodes = len(names) + pictures.max(initial=-1) + 1
+  edges = (np.ones(len(known)), (group[known], len(names) + pictures[known]))
+  graph = sparse.coo_array(edges, shape=(nodes, nodes))
+  _, component = sparse.csgraph.connected_components(graph, directed=False)
+  _, first, own = np.unique(component[: len(names)], return_index=True, return_inverse=True)
+  return dataclasses.replace(rows, groups=tuple(names[first[own]][group].tolist()))
+
+
+def conflicts(rows: catalogue_lib.Catalogue, pictures: np.ndarray) -> str:
+  """A sentence about pictures that stand under more than one label, or "" where none does."""
+  labels = np.unique(rows.members, axis=0, return_inverse=True)[1]
+  known = pictures >= 0
+  pairs = np.unique(np.stack([pictures, labels])[:, known], axis=1)
+  numbers, counts = np.unique(pairs[0], return_counts=True)
+  twice = numbers[counts > 1]
+  if not len(twice):
+    return ""
+  shown = [rows.ids[row] for row in np.flatnonzero(pictures == twice[0])[:3]]
+  return f"{len(twice)} pictures stand under more than one label, such as {', '.join(shown)}"
+
+
 def crossing(groups: tuple[str, ...], parts: np.ndarray) -> dict[str, list[str]]:
   """Groups that stand in more than one part, with those parts."""
   pairs = sorted(
@@ -119,14 +210,17 @@ def check(rows: catalogue_lib.Catalogue, parts: np.ndarray, cfg: settings.Split)
   more = f"; and {len(cut) - 5} more" if len(cut) > 5 else ""
   if cfg.mode == "image_random":
     return f"LEAKY: dealt by image, {len(cut)} groups stand in more than one part: {shown}{more}"
-  if cut and not rows.published:
+  if cut and not rows.published and cfg.leaks == "refuse":
     raise ValueError(
       f"{len(cut)} groups stand in more than one part, so that scores would be too good: {shown}"
-      f"{more}. Put each group into one part, or let it be dealt: --config.data.split.mode=grouped"
+      f"{more}. Put each group into one part, or let it be dealt: --config.data.split.mode=grouped."
+      " To go on, every output stamped leaky: --config.data.split.leaks=stamp. Groups that share a"
+      " picture count as one"
     )
   if cut:
     return (
-      f"LEAKY: the published split cuts {len(cut)} groups across parts: {shown}{more}."
+      f"LEAKY: the {'published' if rows.published else 'given'} split cuts {len(cut)} groups across"
+      f" parts: {shown}{more}."
       " data.split.mode=grouped deals them anew"
     )
   return ""
@@ -137,7 +231,7 @@ def check_classes(rows: catalogue_lib.Catalogue, parts: np.ndarray, cfg: setting
   needed = {"train", *_asked(rows, cfg), *parts.tolist()}
   expected = [part for part in contract.PARTS if part in needed]
   for label, name in enumerate(rows.classes):
-    mine = rows.labels == label
+    mine = rows.members[:, label]
     counts = {part: int((mine & (parts == part)).sum()) for part in expected}
     missing = [part for part, count in counts.items() if count == 0]
     if missing:
@@ -171,5 +265,6 @@ def _cells(
   for part in contract.PARTS:
     inside = parts == part
     if inside.any():
-      yield from ((part, name, inside & (rows.labels == k)) for k, name in enumerate(rows.classes))
+      classes = zip(rows.classes, rows.members.T, strict=True)
+      yield from ((part, name, inside & mine) for name, mine in classes)
       yield part, "all", inside

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 
 import numpy as np
@@ -202,6 +203,106 @@ def test_only_test_images():
   rows = _rows(range(4), [0, 1, 0, 1], ["test"] * 4)
   with pytest.raises(ValueError, match="no image is in the part 'train'"):
     splits.deal(rows, settings.Split())
+
+
+def test_a_user_may_go_on_with_a_stamp():
+  rows = _rows(["p", "p", "q", "r"], [0, 0, 1, 1], ["train", "test", "train", "test"])
+  cfg = settings.Split(val=0.0, leaks="stamp")
+  told = splits.check(rows, splits.deal(rows, cfg), cfg)
+  assert "LEAKY: the given split cuts 1 groups across parts: p (train, test)" in told
+
+
+def test_groups_that_share_a_picture_are_one():
+  rows = _rows(["p", "q", "r", "s", "t", "q"], [0] * 6)
+  pictures = np.array([7, 7, 2, 2, -1, 2])
+  assert splits.joined(rows, pictures).groups == ("p", "p", "p", "p", "t", "p")
+  assert splits.joined(rows, np.full(6, -1)).groups == rows.groups
+  assert splits.joined(rows, np.arange(6)).groups == rows.groups
+
+
+def test_a_picture_under_two_labels_is_told():
+  rows = _rows(range(5), [0, 1, 1, 0, 1])
+  assert splits.conflicts(rows, np.array([3, -1, 4, 4, -1])) == (
+    "1 pictures stand under more than one label, such as image-2, image-3"
+  )
+  assert splits.conflicts(rows, np.array([3, 4, 4, 3, -1])) == ""
+
+
+class TestFolds:
+  @pytest.mark.parametrize("seed", range(4))
+  def test_each_group_lies_in_one_fold_and_shares_are_even(self, seed):
+    rows = _patients(np.random.default_rng(seed), count=300)
+    parts = np.full(len(rows), "train")
+    folds = splits.folds(rows, parts, 5, seed)
+    assert set(folds) == set(range(5))
+    assert not _brute_force_crossing(rows, folds)
+    for fold in range(5):
+      np.testing.assert_allclose(_shares(rows, folds, fold), 0.2, atol=0.06)
+
+  def test_every_training_image_is_val_once_and_test_stays(self):
+    drawn = _patients(np.random.default_rng(0))
+    official = np.array(["train", "val", "train", "test"])[np.array(drawn.groups).astype(int) % 4]
+    rows = _rows(drawn.groups, drawn.labels, official)
+    dealt = [splits.deal(rows, settings.Split(folds=4, fold=fold)) for fold in range(4)]
+    for fold, parts in enumerate(dealt):
+      np.testing.assert_array_equal(parts == "test", official == "test")
+      assert not _brute_force_crossing(rows, parts)
+      assert splits.check(rows, parts, settings.Split(folds=4, fold=fold)) == ""
+    times = np.sum([parts == "val" for parts in dealt], axis=0)
+    np.testing.assert_array_equal(times, official != "test")
+
+  def test_test_part_is_the_same_with_and_without_folds(self):
+    rows = _patients(np.random.default_rng(0))
+    plain = splits.deal(rows, settings.Split(mode="grouped"))
+    folded = splits.deal(rows, settings.Split(mode="grouped", folds=3, fold=1))
+    np.testing.assert_array_equal(plain == "test", folded == "test")
+
+  def test_are_a_function_of_the_seed_and_not_of_the_order(self):
+    rng = np.random.default_rng(0)
+    rows = _patients(rng)
+    parts = np.full(len(rows), "train")
+    folds = splits.folds(rows, parts, 5, seed=3)
+    order = rng.permutation(len(rows))
+    moved = dataclasses.replace(
+      rows,
+      ids=tuple(np.array(rows.ids)[order].tolist()),
+      groups=tuple(np.array(rows.groups)[order].tolist()),
+      labels=rows.labels[order],
+    )
+    np.testing.assert_array_equal(splits.folds(moved, parts, 5, seed=3), folds[order])
+    assert (splits.folds(rows, parts, 5, seed=4) != folds).any()
+
+  def test_many_labels_an_image(self):
+    rng = np.random.default_rng(0)
+    drawn = _patients(rng, count=300, classes=(1.0,))
+    labels = (rng.random((len(drawn), 3)) < (0.5, 0.2, 0.08)).astype(np.float32)
+    rows = dataclasses.replace(drawn, labels=labels, classes=("a", "b", "c"))
+    folds = splits.folds(rows, np.full(len(rows), "train"), 4, seed=0)
+    assert not _brute_force_crossing(rows, folds)
+    for fold in range(4):
+      shares = labels[folds == fold].sum(0) / labels.sum(0)
+      np.testing.assert_allclose(shares, 0.25, atol=0.06)
+
+  def test_a_class_needs_a_group_a_fold(self):
+    rows = _rows([*range(50), "p", "p", "q", "r"], [0] * 50 + [1] * 4)
+    cfg = settings.Split(mode="grouped", test=0.0, folds=4)
+    with pytest.raises(
+      ValueError, match=r"class 'class-1' has 3 groups .* than 4 folds: .*folds=3\), or leave"
+    ):
+      splits.deal(rows, cfg)
+    cfg = settings.Split(mode="grouped", test=0.0, folds=3)
+    assert splits.check(rows, splits.deal(rows, cfg), cfg) == ""
+
+  def test_unlabelled_images_have_no_folds(self):
+    rows = _rows(range(20), [contract.UNLABELLED] * 20)
+    assert set(splits.deal(rows, settings.Split(folds=5))) == {"train"}
+
+  @pytest.mark.parametrize(
+    "wrong", [{"folds": 1}, {"folds": -2}, {"fold": 1}, {"folds": 3, "fold": 3}]
+  )
+  def test_settings_that_make_no_sense(self, wrong):
+    with pytest.raises(ValueError, match=r"split\.fold"):
+      settings.Split(**wrong)
 
 
 def test_table_counts_images_and_groups():
