@@ -354,7 +354,7 @@ class TestZipFolder:
 class TestCovidCT:
   @pytest.fixture
   def rows(self, shared_data):
-    return covid_ct.catalogue(settings.CovidCT(root=str(shared_data / "covid_ct")))
+    return covid_ct.PAPER.catalogue(settings.CovidCT(root=str(shared_data / "covid_ct")))
 
   def test_official_counts(self, rows):
     assert rows.classes == ("non_covid", "covid")
@@ -412,7 +412,7 @@ class TestCovidCT:
 
   def test_missing_list(self, tmp_path):
     with pytest.raises(FileNotFoundError):
-      covid_ct.catalogue(settings.CovidCT(root=str(tmp_path)))
+      covid_ct.PAPER.catalogue(settings.CovidCT(root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

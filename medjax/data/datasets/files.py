@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import csv
 import difflib
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -34,6 +36,57 @@ def root(path: str, kind: str) -> pathlib.Path:
   if not found.exists():
     raise FileNotFoundError(f"data.root={path} does not exist: it must be {kind}")
   return found
+
+
+def downloaded(path: str, title: str, download: str) -> pathlib.Path:
+  """The existing folder of a public set; `download` says in the error how to get it."""
+  return root(path, f"the folder of {title}.\n{download}")
+
+
+def need(root: pathlib.Path, download: str, *names: str) -> pathlib.Path:
+  """The first of `names` that is there below the folder of a public set."""
+  found = next((root / name for name in names if (root / name).exists()), None)
+  if found is None:
+    raise FileNotFoundError(f"{root} holds no {' and no '.join(names)}.\n{download}")
+  return found
+
+
+def images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The images that lie in a folder itself, by name, sorted."""
+  return sorted(p for p in folder.iterdir() if not is_clutter(p.name) and not p.is_dir())
+
+
+def by_name(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Name -> file, over all folders below `root`; of two with one name the first in their order."""
+  return {path.name: path for path in (root / name for name in reversed(walk(root)))}
+
+
+def listed(
+  table: pathlib.Path, names: Iterable[str], found: Mapping[str, pathlib.Path], download: str
+) -> list[pathlib.Path]:
+  """The files that a table of a public set names; all must be there."""
+  names = list(names)
+  lost = [name for name in names if name not in found]
+  if lost:
+    raise FileNotFoundError(
+      f"{len(lost)} of {len(names)} images that {table} names are missing: {some(lost)}.\n"
+      f"{download}"
+    )
+  return [found[name] for name in names]
+
+
+def rows(table: pathlib.Path) -> list[dict[str, str]]:
+  """The rows of a public set's CSV, by the names in its header."""
+  with table.open(newline="", encoding="utf-8-sig") as stream:
+    return list(csv.DictReader(stream))
+
+
+def key(pattern: str, name: str) -> tuple[str, ...]:
+  """The groups of a pattern that every file's name of a public set begins with, in lower case."""
+  match = re.match(pattern, name, re.IGNORECASE)
+  if match is None:
+    raise ValueError(f"{name} is not named as the set's authors do, by the pattern {pattern}")
+  return tuple((group or "").lower() for group in match.groups())
 
 
 def is_clutter(name: str) -> bool:

@@ -12,7 +12,7 @@ from medjax import contract, settings
 from medjax.data import catalogue as catalogue_lib
 from medjax.data.datasets import files
 
-_Arrays = dict[str, np.ndarray]  # part -> array
+Arrays = dict[str, np.ndarray]  # part -> array
 
 
 def catalogue(cfg: settings.Npz) -> catalogue_lib.Catalogue:
@@ -25,9 +25,10 @@ def catalogue(cfg: settings.Npz) -> catalogue_lib.Catalogue:
     ValueError: no .npz, arrays that are missing or unfit, labels that training does not know.
   """
   file = files.root(cfg.root, "an .npz file of MedMNIST's layout")
-  images, labels = _load(file)
+  images, given = load(file)
+  labels_of = {part: labels(given, part, own, file)[:, 0] for part, own in images.items()}
   sizes = [len(images[part]) for part in images]
-  classes = tuple(str(k) for k in range(1 + labels["train"].max(initial=0)))
+  classes = tuple(str(k) for k in range(1 + labels_of["train"].max(initial=0)))
   files.need_classes(classes, f"the training part of {file}")
   ids = tuple(f"{part}/{row}" for part in images for row in range(len(images[part])))
   starts = np.cumsum([0, *sizes])
@@ -35,20 +36,26 @@ def catalogue(cfg: settings.Npz) -> catalogue_lib.Catalogue:
   return catalogue_lib.Catalogue(
     ids=ids,
     groups=ids,
-    labels=_known(np.concatenate(list(labels.values())), len(classes), file),
+    labels=_known(np.concatenate(list(labels_of.values())), len(classes), file),
     parts=parts,
     classes=classes,
     read=lambda row: _image(images, starts, row),
     content=catalogue_lib.fingerprint([file]),
+    published=True,  # PneumoniaMNIST's train and val share pictures: told, as of any publication
   )
 
 
-def _image(images: _Arrays, starts: np.ndarray, row: int) -> np.ndarray:
+def _image(images: Arrays, starts: np.ndarray, row: int) -> np.ndarray:
   part = np.searchsorted(starts, row, side="right") - 1
   return list(images.values())[part][row - starts[part]]
 
 
-def _load(file: pathlib.Path) -> tuple[_Arrays, _Arrays]:
+def load(file: pathlib.Path) -> tuple[Arrays, Arrays]:
+  """The images, and the labels as they stand there, of each part that the file has.
+
+  Raises:
+    ValueError: no .npz, or one without a training part.
+  """
   try:
     with file.open("rb") as stream, np.load(stream) as archive:
       arrays = dict(archive)
@@ -58,22 +65,28 @@ def _load(file: pathlib.Path) -> tuple[_Arrays, _Arrays]:
   if "train" not in present:
     raise ValueError(f"{file} holds {files.some(list(arrays), 8)}, but no train_images")
   images = {part: arrays[f"{part}_images"] for part in present}
-  return images, {part: _labels(arrays, part, file) for part in present}
+  return images, {p: arrays[f"{p}_labels"] for p in present if f"{p}_labels" in arrays}
 
 
-def _labels(arrays: _Arrays, part: str, file: pathlib.Path) -> np.ndarray:
-  """[n] int32."""
-  name, images = f"{part}_labels", arrays[f"{part}_images"]
-  if name not in arrays:
-    raise ValueError(f"{file} holds {part}_images, but no {name}")
-  labels = arrays[name]
-  flat = labels.reshape(len(labels), -1) if len(labels) else labels.reshape(0, 1)
-  if flat.shape != (len(images), 1) or flat.dtype.kind not in "iu":
+def labels(
+  given: Arrays, part: str, images: np.ndarray, file: pathlib.Path, width: int = 1
+) -> np.ndarray:
+  """[n, width] int32, the integers of each image of a part.
+
+  Raises:
+    ValueError: there are none, or others.
+  """
+  if part not in given:
+    raise ValueError(f"{file} holds {part}_images, but no {part}_labels")
+  found = given[part]
+  flat = found.reshape(len(found), -1) if len(found) else found.reshape(0, width)
+  if flat.shape != (len(images), width) or flat.dtype.kind not in "iu":
+    number = "one integer" if width == 1 else f"{width} integers"
     raise ValueError(
-      f"{file}: {name} is {labels.dtype} {list(labels.shape)} for {len(images)} images; expected"
-      " one integer an image"
+      f"{file}: {part}_labels is {found.dtype} {list(found.shape)} for {len(images)} images;"
+      f" expected {number} an image"
     )
-  return flat[:, 0].astype(np.int32)
+  return flat.astype(np.int32)
 
 
 def _known(labels: np.ndarray, classes: int, file: pathlib.Path) -> np.ndarray:

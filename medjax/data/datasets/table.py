@@ -14,6 +14,7 @@ import numpy as np
 
 from medjax import contract, settings
 from medjax.data import catalogue as catalogue_lib
+from medjax.data import metadata
 from medjax.data.datasets import files
 
 
@@ -38,21 +39,40 @@ def catalogue(cfg: settings.Table) -> catalogue_lib.Catalogue:
   _check_paths(sheet, ids, paths)
   parts = sheet.optional(cfg.part, settings.Table.part)
   _check_parts(sheet, parts)
-  labels = sheet.column(cfg.label)
+  labels = _labels(sheet, cfg)
   training = [label for label, part in zip(labels, parts, strict=True) if part in ("", "train")]
-  classes = tuple(cfg.classes or sorted(set(training)))
+  classes = tuple(cfg.classes or sorted({name for names in training for name in names}))
   files.need_classes(classes, str(file))
   _check_labels(sheet, labels, classes)
   groups = sheet.optional(cfg.group, settings.Table.group)
   return catalogue_lib.Catalogue(
     ids=ids,
     groups=tuple(group or name for group, name in zip(groups, ids, strict=True)),
-    labels=files.index(labels, classes),
+    labels=_numbered(labels, classes, cfg),
     parts=np.array(parts),
     classes=classes,
     read=lambda row: paths[row].read_bytes(),
     content=catalogue_lib.fingerprint(paths),
+    metadata=sheet.records((*cfg.numbers, *cfg.categories)),
+    fields=(*map(metadata.Number, cfg.numbers), *map(metadata.Category, cfg.categories)),
   )
+
+
+def _labels(sheet: _Sheet, cfg: settings.Table) -> list[tuple[str, ...]]:
+  """The classes of each image: one, or as many as a separator parts."""
+  if not cfg.separator:
+    return [(cell,) for cell in sheet.column(cfg.label)]
+  cells = [cell.split(cfg.separator) for cell in sheet.column(cfg.label, blank=True)]
+  return [tuple(name.strip() for name in names if name.strip()) for names in cells]
+
+
+def _numbered(
+  labels: Sequence[tuple[str, ...]], classes: Sequence[str], cfg: settings.Table
+) -> np.ndarray:
+  """[n] int32, or with a separator [n, K] float32."""
+  if not cfg.separator:
+    return files.index([name for (name,) in labels], classes)
+  return np.array([[name in names for name in classes] for names in labels], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +102,24 @@ class _Sheet:
     lines, rows = zip(*numbered, strict=True)
     return cls(file, tuple(reader.fieldnames or ()), lines, rows)
 
-  def column(self, name: str) -> list[str]:
-    """The cells of a column that must be there, without blanks."""
+  def column(self, name: str, blank: bool = False) -> list[str]:
+    """The cells of a column that must be there, and none of them blank unless it may be."""
     if name not in self.names:
       raise KeyError(
         f"{self.file} has no column {name!r}, only {files.some(self.names, 8)}."
         f"{files.suggestion(name, self.names)} Columns are parted by commas and named by data.path,"
-        " data.label, data.part and data.group"
+        " data.label, data.part, data.group, data.numbers and data.categories"
       )
     cells = [row[name].strip() for row in self.rows]
-    blank = [line for line, cell in zip(self.lines, cells, strict=True) if not cell]
-    if blank:
-      raise ValueError(f"{self.file}: column {name!r} is blank in lines {files.some(blank, 8)}")
+    missing = [line for line, cell in zip(self.lines, cells, strict=True) if not cell]
+    if missing and not blank:
+      raise ValueError(f"{self.file}: column {name!r} is blank in lines {files.some(missing, 8)}")
     return cells
+
+  def records(self, names: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """The cells of some columns, row by row; none where no column is named."""
+    columns = [self.column(name, blank=True) for name in names]
+    return tuple(dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
   def optional(self, name: str, default: str) -> list[str]:
     """The same, but all blank where the column is missing under its default name."""
@@ -128,12 +153,13 @@ def _check_parts(sheet: _Sheet, parts: Sequence[str]) -> None:
     raise ValueError(f"{sheet.file}: no row is in the part 'train'")
 
 
-def _check_labels(sheet: _Sheet, labels: Sequence[str], classes: Sequence[str]) -> None:
-  strange = [label for label in labels if label not in classes]
-  if strange:
+def _check_labels(sheet: _Sheet, labels: Sequence[tuple[str, ...]], classes: Sequence[str]) -> None:
+  strange = [[name for name in names if name not in classes] for names in labels]
+  wrong = [names[0] if names else "" for names in strange]
+  if any(wrong):
+    first = next(filter(None, wrong))
     raise ValueError(
-      f"{sheet.file}: {len(strange)} labels are not in the class list {list(classes)}:"
-      f" {sheet.where(labels, lambda label: label not in classes)}."
-      f"{files.suggestion(strange[0], classes)} The list is data.classes, or else the labels of the"
-      " training part"
+      f"{sheet.file}: {len(list(filter(None, wrong)))} labels are not in the class list"
+      f" {list(classes)}: {sheet.where(wrong, bool)}.{files.suggestion(first, classes)} The list is"
+      " data.classes, or else the labels of the training part"
     )
