@@ -39,6 +39,43 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
   return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
+def own(mesh: Mesh, size: int) -> np.ndarray:
+  """Positions of `size` slots, cut over the devices, that lie on this process's devices."""
+  here = [device.process_index == jax.process_index() for device in mesh.devices.flat]
+  return np.flatnonzero(np.repeat(here, size // mesh.size))
+
+
+def put_own(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
+  """Copies to the mesh what every process has of it; one process has everything.
+
+  Args:
+    mesh: of the devices of all processes.
+    tree: of host arrays: those slots that are this process's `own`, or all where nothing is cut.
+    spec: how the whole is cut.
+  """
+  if jax.process_count() == 1:
+    return put(mesh, tree, spec)
+  sharding = NamedSharding(mesh, spec)
+  with jax.transfer_guard_host_to_device("allow"):  # this call is as explicit as `device_put`
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), tree)
+
+
+def put_each(mesh: Mesh, shape: tuple[int, ...], device: Callable[[int], np.ndarray]) -> jax.Array:
+  """An array whose first dimension is cut, made on the host one device's share at a time.
+
+  Args:
+    mesh: over which it is cut.
+    shape: of the whole.
+    device: number of a device in the mesh -> its share; asked for this process's devices alone.
+  """
+  share = shape[0] // mesh.size
+
+  def of(index: Any) -> np.ndarray:
+    return device((index[0].start or 0) // share)
+
+  return jax.make_array_from_callback(shape, NamedSharding(mesh, cut()), of)
+
+
 def like(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
   """Shapes and types of what `put` would make of a tree of arrays, to compile for."""
   sharding = NamedSharding(mesh, spec)

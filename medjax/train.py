@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
 from medjax import contract
@@ -57,13 +57,19 @@ def interval(steps: int, per_dispatch: int) -> int:
   return max(1, math.ceil(steps / per_dispatch)) * per_dispatch
 
 
-def dispatcher(objective: base.Objective, take: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+def dispatcher(
+  objective: base.Objective,
+  take: Callable,
+  mesh: Mesh,
+  spec: PartitionSpec = mesh_lib.REPLICATED,
+) -> jax.stages.Wrapped:
   """The jitted function of K steps; its state is donated.
 
   Args:
     objective: whose `step` is written for one replica.
     take: of the feed that the tickets come from.
     mesh: to run on.
+    spec: how the feed's resident arrays are cut.
 
   Returns:
     (state, resident, tickets, learning rates [K], key) -> (state, metrics [K]).
@@ -78,7 +84,7 @@ def dispatcher(objective: base.Objective, take: Callable, mesh: Mesh) -> jax.sta
     return lax.scan(step, state, (tickets, lrs))
 
   whole = mesh_lib.REPLICATED
-  specs = (whole, whole, mesh_lib.cut(1), whole, whole)
+  specs = (whole, spec, mesh_lib.cut(1), whole, whole)
   return mesh_lib.mapped(dispatch, mesh, specs, (whole, whole), donate=(0,))
 
 

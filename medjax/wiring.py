@@ -87,9 +87,9 @@ class Bench:
     """The endless feed of the train part, from a step on."""
     size, threads = self.stage.train.batch_size, self.stage.data.threads
     part, kind = self.splits.parts["train"], self.splits.feed
-    accumulate = self.optimizer.accumulate
+    accumulate, order = self.optimizer.accumulate, self.stage.data.feeding
     return self._kept(
-      feed_lib.training(part, size, self.seed, self.mesh, kind, step, threads, accumulate)
+      feed_lib.training(part, size, self.seed, self.mesh, kind, step, threads, accumulate, order)
     )
 
   def ordered(self, part: str, batch_size: int) -> feed_lib.Feed:
@@ -113,7 +113,7 @@ class Bench:
   def program(self, feed: feed_lib.Feed, step: int) -> Callable:
     """The training step, compiled for every call from `step` to the end."""
     ks = train_lib.lengths(step, self.total, self.stage.train.steps_per_dispatch)
-    dispatch = train_lib.dispatcher(self.objective, feed.take, self.mesh)
+    dispatch = train_lib.dispatcher(self.objective, feed.take, self.mesh, feed.spec)
     state = mesh_lib.like(self.mesh, self.shapes)
     return train_lib.compiled(dispatch, state, feed, self.mesh, ks)
 

@@ -1,0 +1,93 @@
+"""Which row goes into which slot of which device: what every feed's tickets are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from medjax import contract
+from medjax import mesh as mesh_lib
+from medjax.data.feed import order as order_lib
+
+Ticket = dict[str, jax.Array]  # K steps: each array is [K, B', ...], cut over the devices along B'
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Batches as they lie on a mesh.
+
+  Attributes:
+    rows: step -> rows by slot. slots: [B'] in the devices' order. steps: how many there are.
+    mesh: to put batches on.
+  """
+
+  rows: order_lib.Rows
+  slots: np.ndarray
+  steps: int
+  mesh: Mesh
+
+  @functools.cached_property
+  def own_slots(self) -> np.ndarray:
+    """[b] those of `slots` that lie on this process's devices."""
+    return self.slots[mesh_lib.own(self.mesh, len(self.slots))]
+
+  def batch(self, step: int) -> Arrays:
+    """Index, slot and mask of this process's slots [b]; those without a row have row and mask 0."""
+    rows, slots = self.rows(step), self.own_slots
+    filled = slots < len(rows)
+    return {
+      contract.INDEX: self.laid(rows, slots).astype(np.int32),
+      contract.SLOT: slots,
+      contract.MASK: filled.astype(jax.dtypes.canonicalize_dtype(float)),
+    }
+
+  @staticmethod
+  def laid(values: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Values by slot, in the order of `slots`; 0 where there is none."""
+    filled = slots < len(values)
+    return np.where(filled, values[np.where(filled, slots, 0)], 0)
+
+  def steps_from(self, position: int, k: int) -> range:
+    """The next k steps."""
+    if position + k > self.steps:
+      raise ValueError(
+        f"{k} steps asked for at step {position} of {self.steps}: set position = 0 to start again"
+      )
+    return range(position, position + k)
+
+  def put(self, batches: Arrays) -> Ticket:
+    """Puts this process's slots of K batches, [K, b, ...], on the mesh."""
+    return mesh_lib.put_own(self.mesh, batches, mesh_lib.cut(1))
+
+  def like(self, batch: Arrays, k: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a ticket of `k` batches looks like; of `batch`, only shapes and types matter."""
+    whole = {
+      name: np.broadcast_to(value[:1], (k, len(self.slots), *value.shape[1:]))
+      for name, value in batch.items()
+    }
+    return mesh_lib.like(self.mesh, whole, mesh_lib.cut(1))
+
+
+def layout(batch_size: int, parts: int, mesh: Mesh) -> np.ndarray:
+  """[B'] the slots in the order in which the devices cut them; those that only fill up come last.
+
+  A micro-batch is a run of the batch's slots, whatever the number of devices.
+  """
+  size = batch_size // parts
+  wide = mesh_lib.padded(size, mesh)
+  slots = np.arange(batch_size).reshape(parts, size)
+  filling = batch_size + np.arange(parts * (wide - size)).reshape(parts, -1)
+  laid = np.concatenate([slots, filling], axis=1).reshape(parts, mesh.size, -1)
+  return laid.swapaxes(0, 1).ravel().astype(np.int32)
+
+
+def stack(batches: Iterable[Arrays]) -> Arrays:
+  """K batches of [b, ...] as one of [K, b, ...]."""
+  batches = list(batches)
+  return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
