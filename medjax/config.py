@@ -119,6 +119,7 @@ def _reach(top: dict[str, Any], stages: list[dict], bases: list[dict]) -> list[d
 
 def _fitting(prototype: Any, base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
   """The part of `over` that settings like `prototype`, with the values of `base`, have."""
+  over = _as_dict(over, prototype)
   name = str(over.get("name", base.get("name")))
   prototype = _variants(prototype).get(name, prototype)
   return {
@@ -187,11 +188,15 @@ def _merge(prototype: Any, base: Mapping[str, Any], over: Mapping[str, Any]) -> 
 
 
 def _as_dict(value: Any, prototype: Any) -> dict[str, Any]:
-  """A group of settings; `data="phantom"` is short for `data={"name": "phantom"}`."""
-  if isinstance(value, Mapping):
-    return dict(value)
+  """A group of settings; `data="phantom"` is short for `data={"name": "phantom"}`.
+
+  A name such as `medmnist:pathmnist` says the variant and which `set` of those that it can be.
+  """
   if isinstance(value, str) and _variants(prototype):
-    return {"name": str(value)}
+    value = {"name": str(value)}
+  if isinstance(value, Mapping):
+    name, colon, chosen = str(value.get("name", "")).partition(":")
+    return {**value, "name": name, "set": _Text(chosen)} if colon else dict(value)
   raise ValueError(f"config: {value!r} stands where settings belong: {_keys(prototype)}")
 
 

@@ -18,7 +18,7 @@ UNLABELLED = -1
 
 # Keys of a batch, a dict of arrays whose leading axis is the example's slot in the batch.
 IMAGE = "image"  # [b, H, W, C] uint8 from a feed, float in [0, 1] once inside a step
-LABEL = "label"  # [b] int32, UNLABELLED where there is none
+LABEL = "label"  # [b] int32, UNLABELLED where there is none; multi-label [b, K] float32 of 0 and 1
 MASK = "mask"  # [b] float, 0 for slots that only pad the batch to the number of devices
 SLOT = "slot"  # [b] int32, the example's slot in the *global* batch: what randomness is keyed by
 METADATA = "metadata"  # [b, M] float, what is known of the patient, encoded; in few sets
@@ -42,6 +42,7 @@ class DataInfo:
     std: per-channel standard deviation of the same, in [0, 1].
     metadata: width M of the encoded metadata; 0 where there are none.
     synthetic: whether the images were drawn by a program; shown wherever results are.
+    multi_label: whether an image may have several of the classes, or none.
   """
 
   classes: tuple[str, ...]
@@ -52,6 +53,7 @@ class DataInfo:
   std: tuple[float, ...]
   metadata: int = 0
   synthetic: bool = False
+  multi_label: bool = False
 
 
 @flax.struct.dataclass

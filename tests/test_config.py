@@ -64,6 +64,26 @@ def test_another_variant_keeps_the_settings_both_have_and_drops_the_rest():
   assert stage.data == settings.ImageFolder(root="x", image_size=48)
 
 
+@pytest.mark.parametrize(
+  ("tree", "overrides"),
+  [
+    ({"data": "medmnist:bloodmnist"}, []),
+    ({"data": {"name": "medmnist:bloodmnist", "image_size": 28}}, []),
+    ({"data": {"name": "medmnist", "set": "bloodmnist"}}, []),
+    ({}, ["data=medmnist:bloodmnist"]),
+    ({"data": "medmnist"}, ["data.name=medmnist:bloodmnist"]),
+  ],
+)
+def test_a_colon_says_which_set_of_a_variant(tree, overrides):
+  found = config.parse(tree, overrides).stages[0].data
+  assert found == settings.MedMNIST(set="bloodmnist")
+
+
+def test_a_colon_where_there_is_no_choice_is_told():
+  with pytest.raises(ValueError, match=r"unknown key data\.set"):
+    config.parse({"data": "phantom:bloodmnist"})
+
+
 def test_presets_bring_their_defaults_and_can_be_changed():
   (stage,) = config.parse(dict(augment=dict(name="cxr_safe", zoom=0.2))).stages
   assert (stage.augment.rotation, stage.augment.zoom) == (10, 0.2)
@@ -102,7 +122,7 @@ def test_values_are_read_by_the_type_of_their_key():
     ("optimizer.plateau.patiense=3", "did you mean 'patience'"),
     ("train.length=3", "50 epochs"),
     ("data.name=phantm", "did you mean 'phantom'"),
-    ("data.feed=disk", "'resident', 'streamed'"),
+    ("data.feed=disk", "'resident', 'split'"),
     ("objective.loss=margn", "did you mean 'margin'"),
     ("stages.thrid.seed=1", "there is no stage 'thrid'"),
     ("optimizer.lr", "has no value"),

@@ -11,18 +11,58 @@ from typing import Any
 import numpy as np
 
 from medjax import contract, settings
-from medjax.data import cache, readers, splits
+from medjax.data import cache, splits
 from medjax.data import catalogue as catalogue_lib
-from medjax.data.datasets import covid_ct, files, image_folder, npz, phantom, table, zip_folder
+from medjax.data import metadata as metadata_lib
+from medjax.data.datasets import (
+  breakhis,
+  chest_xray_kermany,
+  chestxray14,
+  collections,
+  covid_ct,
+  eyepacs,
+  files,
+  ham10000,
+  image_folder,
+  isic_malignant_benign,
+  malaria_cells,
+  medmnist,
+  mnist,
+  npz,
+  oct_kermany,
+  paper,
+  phantom,
+  prepared,
+  table,
+  zip_folder,
+)
+
+PAPERS: dict[type[settings.Data], paper.Paper] = {
+  settings.CovidCT: covid_ct.PAPER,
+  settings.ChestXrayKermany: chest_xray_kermany.PAPER,
+  settings.OctKermany: oct_kermany.PAPER,
+  settings.HAM10000: ham10000.PAPER,
+  settings.IsicMalignantBenign: isic_malignant_benign.PAPER,
+  settings.EyePACS: eyepacs.PAPER,
+  settings.MalariaCells: malaria_cells.PAPER,
+  settings.BreakHis: breakhis.PAPER,
+  settings.ChestXray14: chestxray14.PAPER,
+  settings.MNIST: mnist.PAPER,
+  settings.MedMNIST: medmnist.PAPER,
+}
 
 DATASETS: dict[type[settings.Data], Callable[[Any], catalogue_lib.Catalogue]] = {
   settings.Phantom: phantom.catalogue,
   settings.ImageFolder: image_folder.catalogue,
   settings.Table: table.catalogue,
   settings.Npz: npz.catalogue,
-  settings.CovidCT: covid_ct.catalogue,
   settings.ZipFolder: zip_folder.catalogue,
+  settings.Tfds: prepared.catalogue,
+  settings.Collection: collections.catalogue,
+  **{kind: found.catalogue for kind, found in PAPERS.items()},
 }
+
+_HELD = ("resident", "split")  # feeds whose devices hold all images
 
 
 def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogue_lib.Splits:
@@ -30,7 +70,8 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
 
   The split is made before the images are decoded, so that neither a mistake in it costs a decoding
   nor a damaged file moves other images to other parts. Every image is decoded once, the first time;
-  what came of it is kept under `cfg.cache`.
+  what came of it is kept under `cfg.cache`. Where groups turn out to share a picture, they count as
+  one, and the split is made once more.
 
   Args:
     cfg: the set's settings, one of the types of `DATASETS`.
@@ -45,32 +86,39 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
   """
   rows = DATASETS[type(cfg)](cfg)
   parts = splits.deal(rows, cfg.split)
-  leak = splits.check(rows, parts, cfg.split)
+  splits.check(rows, parts, cfg.split)
   feed, why = _feed(cfg, len(rows))
-  decoded = cache.load(rows, cfg, keep=feed == "resident")
+  decoded = cache.load(rows, cfg)
+  rows = splits.joined(rows, decoded.pictures)
+  parts = splits.deal(rows, cfg.split)
+  leak = splits.check(rows, parts, cfg.split)
   parts[list(decoded.unreadable)] = ""
   quarantined = tuple((rows.ids[row], reason) for row, reason in decoded.unreadable.items())
   if quarantine is not None:
     _write_quarantine(quarantined, quarantine)
   _check_share(quarantined, len(rows), cfg.max_unreadable, quarantine)
   splits.check_classes(rows, parts, cfg.split)
+  twice = splits.conflicts(rows, decoded.pictures)
   left = f"{len(quarantined)} unreadable files are left out" if quarantined else ""
+  known = _metadata(rows, parts == "train")
   return catalogue_lib.Splits(
     parts={
-      name: _part(rows, parts, name, cfg, decoded) for name in contract.PARTS if name in parts
+      name: _part(rows, np.flatnonzero(parts == name), name, feed, decoded, known)
+      for name in contract.PARTS
+      if name in parts
     },
-    info=_info(rows, parts == "train", cfg, decoded.moments),
+    info=_info(rows, parts == "train", cfg, decoded.moments, known),
     leaky=bool(leak),
     feed=feed,
     table=_title(rows, cfg) + splits.table(rows, parts),
     quarantined=quarantined,
-    notes=tuple(note for note in (*rows.notes, left, leak, why) if note),
+    notes=tuple(note for note in (*rows.notes, left, leak, twice, why) if note),
   )
 
 
 def _feed(cfg: settings.Data, images: int) -> tuple[catalogue_lib.Kind, str]:
   """The feed that the settings and the size call for, and the reason in words."""
-  gigabytes = images * cfg.image_size**2 * cfg.channels / 1e9
+  gigabytes = cache.gigabytes(images, cfg)
   size = f"{images:,} images are {gigabytes:.3g} GB decoded"
   if cfg.feed != "auto":
     return cfg.feed, f"feed: {cfg.feed}, as data.feed says ({size})"
@@ -102,44 +150,59 @@ def _check_share(
     )
 
 
+def _metadata(rows: catalogue_lib.Catalogue, training: np.ndarray) -> np.ndarray | None:
+  """[n, M] float32, encoded by what the training part alone holds; None where there are none."""
+  if not rows.fields:
+    return None
+  encoder = metadata_lib.fit([rows.metadata[row] for row in np.flatnonzero(training)], rows.fields)
+  return encoder(rows.metadata)
+
+
 def _part(
   rows: catalogue_lib.Catalogue,
-  parts: np.ndarray,
+  own: np.ndarray,
   name: str,
-  cfg: settings.Data,
+  feed: catalogue_lib.Kind,
   decoded: cache.Decoded,
+  known: np.ndarray | None,
 ) -> catalogue_lib.Part:
-  own = np.flatnonzero(parts == name)
-  images = decoded.images
-  if images is not None and len(own) < len(images):  # a whole set stays mapped from disk
-    images = images[own]
+  """The rows `own` of the set; `known` are the metadata of all."""
   return catalogue_lib.Part(
     name=name,
     ids=np.array(rows.ids)[own],
     groups=np.array(rows.groups)[own],
     labels=rows.labels[own],
-    fetch=lambda row: readers.read(rows.read(int(own[row])), cfg.image_size, cfg.channels),
-    images=images,
+    fetch=lambda row: decoded.read(own[[row]])[0],
+    images=decoded.read(own) if feed in _HELD else None,
+    metadata=None if known is None else known[own],
+    fetch_many=lambda wanted: decoded.read(own[wanted]),
+    sets=None if rows.sets is None else rows.sets[own],
   )
 
 
 def _info(
-  rows: catalogue_lib.Catalogue, training: np.ndarray, cfg: settings.Data, moments: np.ndarray
+  rows: catalogue_lib.Catalogue,
+  training: np.ndarray,
+  cfg: settings.Data,
+  moments: np.ndarray,
+  known: np.ndarray | None,
 ) -> contract.DataInfo:
-  """`moments` are [n, 2, C] sums of uint8 pixels and of their squares; integers, hence exact."""
+  """`moments` are [n, 2, C] sums of pixels and of their squares; integers, hence exact."""
   size = int(training.sum())
   pixels = size * cfg.image_size**2
-  first, second = moments[training].sum(0).astype(object)  # Python's integers: no overflow below
+  top = int(np.iinfo(cache.dtype(cfg)).max)
+  first, second = moments[training].astype(object).sum(0)  # Python's integers: no overflow below
   deviation = (pixels * second - first**2).astype(float) ** 0.5
-  counts = np.bincount(rows.labels[training], minlength=len(rows.classes)) if rows.classes else ()
   return contract.DataInfo(
     classes=rows.classes,
     image_shape=(cfg.image_size, cfg.image_size, cfg.channels),
-    class_counts=tuple(map(int, counts)),
+    class_counts=tuple(rows.members[training].sum(0).tolist()),
     train_size=size,
-    mean=tuple((first.astype(float) / (255 * pixels)).tolist()),
-    std=tuple((deviation / (255 * pixels)).tolist()),
+    mean=tuple((first.astype(float) / (top * pixels)).tolist()),
+    std=tuple((deviation / (top * pixels)).tolist()),
+    metadata=0 if known is None else known.shape[1],
     synthetic=rows.synthetic,
+    multi_label=rows.multi_label,
   )
 
 

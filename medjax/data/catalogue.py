@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import hashlib
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from medjax import contract
+from medjax.data import metadata as metadata_lib
 
 Read = Callable[[int], bytes | np.ndarray]
-Kind = Literal["resident", "streamed"]  # of feed
+Kind = Literal["resident", "streamed", "split", "chunked"]  # of feed
 Fetch = Callable[[int], np.ndarray]
+FetchMany = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One image of a set, not opened yet.
+
+  Attributes:
+    id: path relative to the data root, or part and index as text; unique.
+    file: where its bytes lie; when it changes, so may the image.
+    label: a class; several of them, or none, as a tuple in a multi-label set; None if unlabelled.
+    group: patient, lesion or source, which no split may cut; "" where the image is its own.
+    part: the official part, one of `contract.PARTS`, or "" where the set has none.
+    metadata: what is known of the patient; see `metadata.Record`.
+    load: reads an image that is only a piece of `file`; by default the file is the image.
+  """
+
+  id: str
+  file: pathlib.Path
+  label: str | tuple[str, ...] | None
+  group: str = ""
+  part: str = ""
+  metadata: metadata_lib.Record = dataclasses.field(default_factory=dict)
+  load: Callable[[], bytes | np.ndarray] | None = None
+
+  def read(self) -> bytes | np.ndarray:
+    """The encoded bytes of an image file, or pixels as `Catalogue.read` gives them."""
+    return self.load() if self.load else self.file.read_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +55,7 @@ class Catalogue:
     ids: path relative to the data root, or index as text; unique.
     groups: patient, lesion or source of each image: what no split may cut.
     labels: [n] int32 index into `classes`; `contract.UNLABELLED` in every row of an unlabelled set.
+      Of a multi-label set [n, K] float32, 1 where the image has the class, else 0.
     parts: [n] str, the official part (one of `contract.PARTS`) or "" where the set has none.
     classes: class names in label order; empty for an unlabelled set.
     read: row -> the encoded bytes of the file, or an array that is already pixels (uint8 or uint16,
@@ -35,6 +66,11 @@ class Catalogue:
       while the same in a user's own table stops the run.
     synthetic: the images were drawn by a program.
     notes: sentences for the user, such as which files were passed over.
+    metadata: what is known of each image's patient; empty where nothing is.
+    fields: which of it reaches a network, and how; empty for none.
+    sets: [n] int32, which of several sets an image comes from, or None where there is but one.
+    decoded: rows [m] -> pixels [m, *shape] of `dtype`, where the set is a prepared collection;
+      any number of threads at once. digests: [n] text, the same for the same pixels, of such a set.
   """
 
   ids: tuple[str, ...]
@@ -47,9 +83,35 @@ class Catalogue:
   published: bool = False
   synthetic: bool = False
   notes: tuple[str, ...] = ()
+  metadata: tuple[metadata_lib.Record, ...] = ()
+  fields: tuple[metadata_lib.Field, ...] = ()
+  sets: np.ndarray | None = None
+  decoded: FetchMany | None = None
+  shape: tuple[int, int, int] | None = None
+  dtype: np.dtype | None = None
+  digests: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, object))
 
   def __len__(self) -> int:
     return len(self.ids)
+
+  @property
+  def multi_label(self) -> bool:
+    """Whether an image may have several classes, or none."""
+    return self.labels.ndim == 2
+
+  @property
+  def members(self) -> np.ndarray:
+    """[n, K] bool, which image is of which class; one in a row unless multi-label."""
+    if self.multi_label:
+      return self.labels > 0
+    return self.labels[:, None] == np.arange(len(self.classes))
+
+  @property
+  def strata(self) -> np.ndarray:
+    """[n, S] bool, what a split keeps the shares of: classes and, in multi-label sets, no class."""
+    if self.multi_label:
+      return np.column_stack([self.members, ~self.members.any(axis=1)])
+    return self.members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +120,13 @@ class Part:
 
   Attributes:
     name: one of `contract.PARTS`.
-    ids, groups: [n] str. labels: [n] int32.
-    fetch: row -> uint8 [H, W, C], decoded anew; thread-safe. What the streamed feed calls.
-    images: uint8 [n, H, W, C] when decoded for the resident feed, else None; equal to `fetch`.
+    ids, groups: [n] str. labels: [n] int32, or [n, K] float32 of a multi-label set.
+    fetch: row -> uint8 or uint16 [H, W, C]; thread-safe.
+    images: [n, H, W, C] in memory, for feeds that hold images; else None. Equal to `fetch`.
+    metadata: [n, M] float32, encoded by what the training part holds, or None.
+    fetch_many: rows [m] -> [m, H, W, C], equal to `fetch` of each, where reading them together is
+      cheaper; thread-safe; else None.
+    sets: [n] int32, which of several sets an image comes from, or None where there is but one.
   """
 
   name: str
@@ -69,6 +135,9 @@ class Part:
   labels: np.ndarray
   fetch: Fetch
   images: np.ndarray | None
+  metadata: np.ndarray | None = None
+  fetch_many: FetchMany | None = None
+  sets: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -97,11 +166,66 @@ class Splits:
   notes: tuple[str, ...] = ()
 
 
-def fingerprint(paths: Iterable[pathlib.Path]) -> str:
-  """A digest of the files' places, sizes and times of change, in order; nothing is opened."""
+def of(
+  examples: Iterable[Example],
+  classes: Sequence[str],
+  fields: Sequence[metadata_lib.Field] = (),
+  published: bool = False,
+) -> Catalogue:
+  """Makes columns of examples, in their order.
+
+  Args:
+    examples: at least one; labels are all of one kind.
+    classes: class names in label order; every label is one of them.
+    fields, published: see `Catalogue`.
+
+  Raises:
+    ValueError: no example, or two with one id.
+    KeyError: a label that is no class.
+  """
+  rows = tuple(examples)
+  ids = tuple(example.id for example in rows)
+  if not rows:
+    raise ValueError("the set holds no image")
+  twice = [name for name, count in collections.Counter(ids).items() if count > 1]
+  if twice:
+    raise ValueError(f"{len(twice)} ids stand for more than one image, such as {twice[0]}")
+  return Catalogue(
+    ids=ids,
+    groups=tuple(example.group or example.id for example in rows),
+    labels=_labels([example.label for example in rows], classes),
+    parts=np.array([example.part for example in rows]),
+    classes=tuple(classes),
+    read=lambda row: rows[row].read(),
+    content=fingerprint(dict.fromkeys(example.file for example in rows), ids),
+    published=published,
+    metadata=tuple(example.metadata for example in rows),
+    fields=tuple(fields),
+  )
+
+
+def _labels(labels: Sequence[str | tuple[str, ...] | None], classes: Sequence[str]) -> np.ndarray:
+  """[n] int32, or [n, K] float32 where labels are tuples."""
+  place: dict[Any, int] = {name: label for label, name in enumerate(classes)}
+  if not isinstance(labels[0], tuple):
+    place[None] = contract.UNLABELLED
+    return np.array([place[name] for name in labels], np.int32)
+  marks = np.zeros((len(labels), len(classes)), np.float32)
+  pairs = [(row, place[name]) for row, names in enumerate(labels) for name in names or ()]
+  marks[tuple(np.array(pairs, int).reshape(-1, 2).T)] = 1
+  return marks
+
+
+def fingerprint(paths: Iterable[pathlib.Path], ids: Iterable[str] = ()) -> str:
+  """A digest of the files' places, sizes and times of change, in order; nothing is opened.
+
+  `ids` stand for the pieces, in order, where a file holds more than one image.
+  """
   digest = hashlib.sha256()
   for path in paths:
     stat = path.stat() if path.exists() else None
     state = (stat.st_size, stat.st_mtime_ns) if stat else ()
     digest.update(f"{path.absolute()} {state}\n".encode())
+  for name in ids:
+    digest.update(f"{name}\n".encode())
   return digest.hexdigest()

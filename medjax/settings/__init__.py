@@ -11,8 +11,9 @@ import dataclasses
 from typing import Any
 
 from medjax.settings.durations import Duration as Duration
+from medjax.settings.feeding import Feeding as Feeding
 from medjax.settings.images import Augment as Augment
-from medjax.settings.images import CovidCT as CovidCT
+from medjax.settings.images import Collection as Collection
 from medjax.settings.images import Data as Data
 from medjax.settings.images import ImageFolder as ImageFolder
 from medjax.settings.images import Npz as Npz
@@ -59,6 +60,19 @@ from medjax.settings.networks import ResNet as ResNet
 from medjax.settings.networks import SoftAttention as SoftAttention
 from medjax.settings.networks import SurveyCNN as SurveyCNN
 from medjax.settings.networks import Xception as Xception
+from medjax.settings.reading import Reading as Reading
+from medjax.settings.sets import HAM10000 as HAM10000
+from medjax.settings.sets import MNIST as MNIST
+from medjax.settings.sets import BreakHis as BreakHis
+from medjax.settings.sets import ChestXray14 as ChestXray14
+from medjax.settings.sets import ChestXrayKermany as ChestXrayKermany
+from medjax.settings.sets import CovidCT as CovidCT
+from medjax.settings.sets import EyePACS as EyePACS
+from medjax.settings.sets import IsicMalignantBenign as IsicMalignantBenign
+from medjax.settings.sets import MalariaCells as MalariaCells
+from medjax.settings.sets import MedMNIST as MedMNIST
+from medjax.settings.sets import OctKermany as OctKermany
+from medjax.settings.sets import Tfds as Tfds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +120,26 @@ _TORCHVISION: dict[str, Any] = dict(
 _named = lambda *variants: {v.name: v for v in variants}  # noqa: E731
 
 VARIANTS: dict[type, dict] = {
-  Data: _named(Phantom(), ImageFolder(), Table(), Npz(), CovidCT(), ZipFolder()),
+  Data: _named(
+    Phantom(),
+    ImageFolder(),
+    Collection(),
+    Table(),
+    Npz(),
+    ZipFolder(),
+    CovidCT(),
+    ChestXrayKermany(),
+    OctKermany(),
+    HAM10000(),
+    IsicMalignantBenign(),
+    EyePACS(),
+    MalariaCells(),
+    BreakHis(),
+    ChestXray14(),
+    MNIST(),
+    MedMNIST(),
+    Tfds(),
+  ),
   Augment: _named(
     Augment(),
     Augment(name="cxr_safe", rotation=10, shift=0.05, zoom=0.1),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from medjax.settings.feeding import Feeding
+from medjax.settings.reading import Reading
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
@@ -17,12 +20,28 @@ class Split:
     val: share of the training part that becomes val where there is none; 0 makes no val.
     test: share of all images that becomes test where there is none; 0 makes no test.
     seed: which of the possible splits.
+    folds: with 2 or more, what is not test is dealt to so many folds by group, an official val part
+      with it, and one fold is val instead of a share; 0 makes no folds.
+    fold: which of them is val, counted from 0.
+    leaks: what is done where the set's own parts share a group or a picture: `refuse` stops, and
+      `stamp` goes on with every output stamped leaky. A published split is always stamped only.
   """
 
   mode: Literal["official", "grouped", "image_random"] = "official"
   val: float = 0.125
   test: float = 0.2
   seed: int = 0
+  folds: int = 0
+  fold: int = 0
+  leaks: Literal["refuse", "stamp"] = "refuse"
+
+  def __post_init__(self):
+    if self.folds < 0 or self.folds == 1:
+      raise ValueError(f"split.folds={self.folds}: choose 2 or more, or 0 for no folds")
+    if not 0 <= self.fold < max(self.folds, 1):
+      raise ValueError(
+        f"split.fold={self.fold} with split.folds={self.folds}: folds are counted from 0"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +52,14 @@ class Data:
     root: folder or file that holds it.
     image_size: images are stretched to this many pixels, height and width.
     channels: 1 (grey) or 3 (RGB); every file mode is brought to it.
-    feed: `resident` decodes once and keeps uint8 on the devices, `streamed` decodes as it goes;
-      `auto` takes resident up to `resident_gb`.
+    feed: every image is decoded once, to the cache. `resident` keeps all on every device, `split`
+      a share on each, `chunked` two windows of the order on the devices, and `streamed` sends each
+      batch; `auto` takes resident up to `resident_gb`.
+    feeding: the order in which images are drawn.
     threads: decoding threads; 0 means one a core.
     cache: folder for decoded images.
     max_unreadable: share of unreadable files above which the run stops.
+    reading: how a file's values become pixels.
   """
 
   name: str
@@ -45,11 +67,13 @@ class Data:
   image_size: int = 64
   channels: Literal[1, 3] = 3
   split: Split = Split()
-  feed: Literal["auto", "resident", "streamed"] = "auto"
+  feed: Literal["auto", "resident", "split", "chunked", "streamed"] = "auto"
+  feeding: Feeding = Feeding()
   resident_gb: float = 4.0
   threads: int = 0
   cache: str = "~/.cache/medjax/data"
   max_unreadable: float = 0.01
+  reading: Reading = Reading()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,8 +111,11 @@ class Table(Data):
   """A CSV with one row an image; paths are relative to the CSV.
 
   Attributes:
-    path, label, split, group: names of its columns; `split` and `group` may be missing.
+    path, label, group, part: names of its columns; those of `group` and `part` may be missing.
     classes: class names in label order; by default those of the training part, sorted.
+    separator: what stands between the classes of an image that has several, such as `|`; a blank
+      cell then means none of them. Empty where every image has one.
+    numbers, categories: columns of metadata that networks may see; blank cells are not known.
   """
 
   name: str = "table"
@@ -97,6 +124,9 @@ class Table(Data):
   group: str = "group"
   part: str = "split"
   classes: tuple[str, ...] = ()
+  separator: str = ""
+  numbers: tuple[str, ...] = ()
+  categories: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,19 +139,30 @@ class Npz(Data):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CovidCT(Data):
-  """COVID-CT (Zhao et al. 2020): official lists, source figures as groups."""
-
-  name: str = "covid_ct"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ZipFolder(Data):
   """A folder of zip files of images, read in place; the zip's name is the source label."""
 
   name: str = "zip_folder"
   channels: Literal[1, 3] = 1
   split: Split = Split(val=0.0, test=0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collection(Data):
+  """Prepared collections (`python -m medjax.data prepare`); `root` is the first.
+
+  Attributes:
+    more: further ones of the same size and depth, drawn as often as `feeding.weights` says.
+    label: the column of the manifest that becomes the label; empty for unlabelled images.
+    duplicates: which images that `prepare` found to be copies of an earlier one are left out.
+  """
+
+  name: str = "collection"
+  channels: Literal[1, 3] = 1
+  split: Split = Split(val=0.0, test=0.0)
+  more: tuple[str, ...] = ()
+  label: str = ""
+  duplicates: Literal["keep", "drop_equal", "drop_near"] = "drop_equal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

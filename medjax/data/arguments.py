@@ -1,0 +1,40 @@
+"""Arguments that several commands of `python -m medjax.data` share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from medjax import settings
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+  """Adds an option for every field of `settings.Reading`."""
+  group = parser.add_argument_group("from a file's values to pixels (medjax/settings/reading.py)")
+  kinds = get_type_hints(settings.Reading)
+  for field in dataclasses.fields(settings.Reading):
+    kind, option = kinds[field.name], f"--{field.name.replace('_', '-')}"
+    if kind is bool:
+      group.add_argument(option, action="store_true")
+      continue
+    choices = get_args(kind) if get_origin(kind) is Literal else None
+    shown = f"{{{','.join(map(str, choices))}}}" if choices else field.name.upper()
+    group.add_argument(
+      option,
+      type=type(field.default),
+      choices=choices,
+      default=field.default,
+      metavar=shown,
+      help=f"default: {field.default}",
+    )
+
+
+def reading(args: argparse.Namespace) -> settings.Reading:
+  """What those options say.
+
+  Raises:
+    ValueError: a value that no reader knows.
+  """
+  names = [field.name for field in dataclasses.fields(settings.Reading)]
+  return settings.Reading(**{name: getattr(args, name) for name in names})
