@@ -92,6 +92,11 @@ def _plan(args: argparse.Namespace) -> plan_lib.Plan:
       raise FileNotFoundError(f"{source} does not exist: name a folder, an archive or an image")
   if args.size < 1:
     raise ValueError(f"--size {args.size}: give the height and width in pixels, such as 224")
+  if args.workers < 0:
+    raise ValueError(f"--workers {args.workers}: give a number of processes, or 0 for one a core")
+  for name in ("seconds", "gigabytes"):
+    if getattr(args, name) <= 0:
+      raise ValueError(f"--{name} {getattr(args, name):g}: give more than 0")
   args.out.mkdir(parents=True, exist_ok=True)
   return plan_lib.Plan(
     folder=args.out.absolute(),

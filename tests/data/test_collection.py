@@ -144,12 +144,6 @@ class TestManifest:
     assert opened.table["source"].to_pylist() == [0, 1]
     assert len(set(opened.table["key"].to_pylist())) == 2
 
-  def test_folders_that_look_like_columns_are_none(self, tmp_path):
-    trees.write(tmp_path / "tree/a.png", trees.encoded(trees.picture(0)))
-    (tmp_path / "patient=7").mkdir()
-    _, opened = _make(tmp_path / "patient=7/out", tmp_path / "tree")
-    assert opened.table["patient"].to_pylist() == [""]
-
   def test_a_collection_in_its_own_source_is_left_out(self, tmp_path):
     trees.write(tmp_path / "a.png", trees.encoded(trees.picture(0)))
     for _ in range(2):

@@ -11,7 +11,7 @@ from medjax.data import collection
 
 
 def _prepare(*args) -> int:
-  return commands.main(["prepare", *map(str, args), "--workers", "1"])
+  return commands.main(["prepare", "--workers", "1", *map(str, args)])
 
 
 @pytest.fixture
@@ -70,6 +70,9 @@ def test_the_status_tells_of_too_large_a_share(tree, tmp_path, capsys):
   [
     (["nowhere"], "nowhere does not exist: name a folder"),
     (["--size", "0"], "--size 0: give the height and width"),
+    (["--seconds", "0"], "--seconds 0: give more than 0"),
+    (["--gigabytes", "-1"], "--gigabytes -1: give more than 0"),
+    (["--workers", "-3"], "--workers -3: give a number of processes"),
     (["--salt", ""], "is empty: give a text or the name of a file"),
     (["--frames", "some"], "write middle, all, or every:N:M"),
     (["--runner", "DirectRunner"], "--runner needs Apache Beam"),

@@ -81,7 +81,7 @@ def _batched(shards: Iterable[pathlib.Path]) -> Iterator[pa.Table]:
   """The shards' tables, joined to row groups of one length."""
   waiting = SCHEMA.empty_table()
   for shard in shards:
-    waiting = pa.concat_tables([waiting, parquet.read_table(shard, partitioning=None)])
+    waiting = pa.concat_tables([waiting, parquet.read_table(shard)])
     while len(waiting) >= _ROWS:
       yield waiting.slice(0, _ROWS).combine_chunks()
       waiting = waiting.slice(_ROWS)
@@ -91,10 +91,10 @@ def _batched(shards: Iterable[pathlib.Path]) -> Iterator[pa.Table]:
 
 def columns(shards: Iterable[pathlib.Path], names: list[str]) -> pa.Table:
   """Some columns of all shards."""
-  tables = [parquet.read_table(shard, columns=names, partitioning=None) for shard in shards]
+  tables = [parquet.read_table(shard, columns=names) for shard in shards]
   return pa.concat_tables([SCHEMA.empty_table().select(names), *tables])
 
 
 def read(file: pathlib.Path) -> pa.Table:
   """The finished manifest."""
-  return parquet.read_table(file, partitioning=None)
+  return parquet.read_table(file)

@@ -16,7 +16,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from medjax.data.duplicates import hamming
+from medjax.data.duplicates import coarse, hamming
 
 SIDE = 64  # pixels, height and width of what is compared
 CORRELATION = 0.985  # that a pair must exceed
@@ -100,11 +100,12 @@ def pairs(
     most: candidates of one image that are looked at.
   """
   search = hamming.Search(hashes, parts, most)
-  found = [
-    _proven(left, right, thumbs_of, negative)
-    for negative in (False, True)
-    for left, right in search.candidates(negative)
-  ]
+  points = coarse.Points(len(hashes), thumbs_of)
+  found = []
+  for negative in (False, True):
+    for left, right in search.candidates(negative):
+      may = points.may_correlate(left, right, CORRELATION, negative)
+      found.append(_proven(left[may], right[may], thumbs_of, negative))
   none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
   left, right, correlation = map(np.concatenate, zip(none, *found, strict=True))
   order = np.lexsort((right, left))
