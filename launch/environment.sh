@@ -104,12 +104,16 @@ make_venv() {
   fi
 }
 
-# The project itself is a path in site-packages; its build backend is in the locks.
+# The build backend is in the locks and comes first: it installs the project, as a path in
+# site-packages, and promise, of which there is only source. Everything else comes built.
 install() {
   local lock=$root/launch/locks/$1.txt pip=("$venv/bin/python" -m pip install --no-input)
   if has_uv; then pip=(uv pip install --python "$venv/bin/python"); fi
-  logged "${pip[@]}" --only-binary :all: --require-hashes -r "$lock"
-  logged "${pip[@]}" --no-deps --no-build-isolation -e "$root"
+  pip+=(--no-build-isolation)
+  awk '/^setuptools==/ { on = 1 } on { print } on && !/\\$/ { exit }' "$lock" >"$venv/backend.txt"
+  logged "${pip[@]}" --only-binary :all: --require-hashes -r "$venv/backend.txt"
+  logged "${pip[@]}" --only-binary :all: --no-binary promise --require-hashes -r "$lock"
+  logged "${pip[@]}" --no-deps -e "$root"
 }
 
 build() {
