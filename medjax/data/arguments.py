@@ -4,9 +4,43 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import re
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from medjax import settings
+
+
+def add_workers(parser: argparse.ArgumentParser, purpose: str) -> None:
+  """Adds `--workers`; what it gives is at least 1."""
+  cores = os.cpu_count() or 1
+  add = parser.add_argument
+  add("--workers", type=at_least_one, default=cores, help=f"{purpose} (default: one a core)")
+
+
+def at_least_one(text: str) -> int:
+  """A number of processes or files."""
+  number = int(text)
+  if number < 1:
+    raise argparse.ArgumentTypeError(f"{number} is too few: give 1 or more")
+  return number
+
+
+def zero_or_more(text: str) -> int:
+  """A number of which 0 stands for all."""
+  number = int(text)
+  if number < 0:
+    raise argparse.ArgumentTypeError(f"{number} is too few: give 0 or more")
+  return number
+
+
+def pattern(text: str) -> str:
+  """A regular expression."""
+  try:
+    re.compile(text)
+  except re.error as error:
+    raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+  return text
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +50,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
   for field in dataclasses.fields(settings.Reading):
     kind, option = kinds[field.name], f"--{field.name.replace('_', '-')}"
     if kind is bool:
-      group.add_argument(option, action="store_true")
+      group.add_argument(option, action="store_true", help="default: off")
       continue
     choices = get_args(kind) if get_origin(kind) is Literal else None
     shown = f"{{{','.join(map(str, choices))}}}" if choices else field.name.upper()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 
 from medjax.data import arguments as arguments_lib
@@ -25,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     default="as-is",
     help="1 (grey), 3 (RGB), or as-is: what has no colour is kept grey (default: as-is)",
   )
-  add("--workers", type=int, default=0, help="processes (default: one a core)")
+  arguments_lib.add_workers(parser, "processes")
   add(
     "--salt",
     metavar="TEXT|FILE",
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
   if args.runner:
     made = beam.by_runner(args.runner, args.runner_option)
   else:
-    made = making.by_processes(args.workers or os.cpu_count() or 1)
+    made = making.by_processes(args.workers)
   counts = making.make(plan, made)
   print(
     f"{counts['found']:,} files = {counts['read']:,} read + {counts['passed_over']:,} passed over,"
@@ -92,8 +91,6 @@ def _plan(args: argparse.Namespace) -> plan_lib.Plan:
       raise FileNotFoundError(f"{source} does not exist: name a folder, an archive or an image")
   if args.size < 1:
     raise ValueError(f"--size {args.size}: give the height and width in pixels, such as 224")
-  if args.workers < 0:
-    raise ValueError(f"--workers {args.workers}: give a number of processes, or 0 for one a core")
   for name in ("seconds", "gigabytes"):
     if getattr(args, name) <= 0:
       raise ValueError(f"--{name} {getattr(args, name):g}: give more than 0")

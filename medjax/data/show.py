@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import os
 import pathlib
 
 import numpy as np
@@ -37,8 +36,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     default="as-is",
     help="1 (grey), 3 (RGB), or as-is: what has no colour is kept grey (default: as-is)",
   )
-  add("--most", type=int, default=120, help="files, evenly spaced; 0 shows all (default: 120)")
-  add("--workers", type=int, default=0, help="that decode (default: one a core)")
+  add(
+    "--most",
+    type=arguments_lib.zero_or_more,
+    default=120,
+    help="files, evenly spaced; 0 shows all (default: 120)",
+  )
+  arguments_lib.add_workers(parser, "processes that decode")
   arguments_lib.add_reading(parser)
 
 
@@ -55,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
   Raises:
     FileNotFoundError, ValueError, OSError: with what to type instead.
   """
-  workers = args.workers or os.cpu_count() or 1
-  seen, total = glances_lib.of_paths(args.paths, view(args), args.most, workers)
+  seen, total = glances_lib.of_paths(args.paths, view(args), args.most, args.workers)
   shown: list[glances_lib.Glance] = []
   refused: list[glances_lib.Refused] = []
   for one in seen:

@@ -11,7 +11,6 @@ import argparse
 import collections
 from collections.abc import Iterable, Sequence
 import csv
-import os
 import pathlib
 from typing import Any
 
@@ -54,15 +53,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("paths", nargs="+", metavar="PATH", type=pathlib.Path, help="folder, archive, image, ...")
   add("--out", required=True, metavar="DIR", type=pathlib.Path, help="folder of page and table")
-  add("--most", type=int, default=10_000, help="files, evenly spaced; 0 takes all (default: 10000)")
+  add(
+    "--most",
+    type=arguments_lib.zero_or_more,
+    default=10_000,
+    help="files, evenly spaced; 0 takes all (default: 10000)",
+  )
   add(
     "--group-pattern",
+    type=arguments_lib.pattern,
     default="",
     metavar="REGEX",
     help="on the file's name; its first group (or whole match) is the patient, lesion or source"
     " (default: the patient of a DICOM header)",
   )
-  add("--workers", type=int, default=0, help="that decode (default: one a core)")
+  arguments_lib.add_workers(parser, "processes that decode")
   arguments_lib.add_reading(parser)
 
 
@@ -73,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
     FileNotFoundError, ValueError, OSError: with what to type instead.
   """
   view = glances_lib.View(1, 0, arguments_lib.reading(args))
-  workers = args.workers or os.cpu_count() or 1
-  seen, total = glances_lib.of_paths(args.paths, view, args.most, workers, args.group_pattern)
+  seen, total = glances_lib.of_paths(args.paths, view, args.most, args.workers, args.group_pattern)
   rows, counts, refused = _gathered(seen)
   args.out.mkdir(parents=True, exist_ok=True)
   _write(rows, args.out / "images.csv")

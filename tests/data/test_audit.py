@@ -293,7 +293,12 @@ class TestCommand:
       (["a", "nowhere"], [], "nowhere does not exist"),
       (["a", "a"], [], "a is named twice"),
       (["a", "empty"], [], "no image in .*empty"),
-      (["a"], ["--set", "covid"], "--set covid .*covid_ct"),
+      (
+        ["a"],
+        ["--set", "covid_tc"],
+        "--set covid_tc: no set is called so. Did you mean 'covid_ct'",
+      ),
+      (["a", "b"], ["--set", "covid_ct"], "takes one PATH, the set's root, not 2"),
     ],
   )
   def test_mistakes_say_what_to_type(self, tmp_path, capsys, names, options, error):

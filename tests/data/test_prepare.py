@@ -72,7 +72,6 @@ def test_the_status_tells_of_too_large_a_share(tree, tmp_path, capsys):
     (["--size", "0"], "--size 0: give the height and width"),
     (["--seconds", "0"], "--seconds 0: give more than 0"),
     (["--gigabytes", "-1"], "--gigabytes -1: give more than 0"),
-    (["--workers", "-3"], "--workers -3: give a number of processes"),
     (["--salt", ""], "is empty: give a text or the name of a file"),
     (["--frames", "some"], "write middle, all, or every:N:M"),
     (["--runner", "DirectRunner"], "--runner needs Apache Beam"),
@@ -81,6 +80,23 @@ def test_the_status_tells_of_too_large_a_share(tree, tmp_path, capsys):
 def test_mistakes_are_told_with_what_to_type(tree, tmp_path, capsys, change, told):
   assert _prepare("--out", tmp_path / "out", "--size", 16, tree, *change) == 1
   assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("command", "told"),
+  [
+    (["prepare", "--workers", "-3"], "--workers: -3 is too few: give 1 or more"),
+    (["audit", "--workers", "0"], "--workers: 0 is too few: give 1 or more"),
+    (["show", "--most", "-3"], "--most: -3 is too few: give 0 or more"),
+    (["stats", "--group-pattern", "("], "--group-pattern: '(' is no regular expression"),
+  ],
+)
+def test_odd_arguments_are_told_before_anything_is_done(tree, tmp_path, capsys, command, told):
+  with pytest.raises(SystemExit) as ended:
+    commands.main([*command, str(tree), "--out", str(tmp_path / "out")])
+  assert ended.value.code == 2
+  assert told in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_source_is_told(tmp_path, capsys):

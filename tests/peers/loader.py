@@ -2,13 +2,13 @@
 
   ./tests/peers/run.sh loader.py
 
-On CPU: uint8 images of 224 pixels in batches of 32, shuffled, decoded before. Every side is a
-process of its own and has the same images: the peers in memory, as tensors or as an array that
-Grain's pipeline takes one by one, with no workers and with two, of which the better counts; medjax
-resident on the device, split, in chunks, and streamed from memory, from a mapped file and from a
-prepared collection's records. A side's batch is there when it lies whole in memory that a training
-step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device. A feed that
-holds its images there writes every batch to a buffer there, as the compiled step does.
+On CPU: uint8 images of 224 pixels, grey or in colour, in batches of 32, shuffled, decoded before.
+Every side is a process of its own and has the same images: the peers in memory, as tensors or as an
+array that Grain's pipeline takes one by one, with no workers and with two, of which the better
+counts; medjax resident on the device, split, in chunks, and streamed from memory, from a mapped
+file and from a prepared collection's records. A side's batch is there when it lies whole in memory
+that a training step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device.
+A feed that holds its images there writes every batch to a buffer there, as the compiled step does.
 
 Before that, every side adds up all pixels of two epochs: each image must come exactly twice.
 """
@@ -32,7 +32,7 @@ import time
 import numpy as np
 import rounds
 
-IMAGES, SIDE, BATCH, PER_DISPATCH = 2048, 224, 32, 4
+IMAGES, SIDE, BATCH, PER_DISPATCH = 2048, 224, 32, 8
 TARGET = 2.0
 SIDES = (
   ("medjax", "resident"),
@@ -58,12 +58,13 @@ def main() -> None:
   print(f"machine: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before", flush=True)
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(tempfile.TemporaryDirectory())
-    images = write(pathlib.Path(folder))
+    images = write(pathlib.Path(folder), asked.channels)
     sides = [start(stack, *side, asked.steps, folder) for side in SIDES]
     if {side.about["sum"] for side in sides} != {2 * int(images.sum(dtype=np.int64))}:
       raise SystemExit(f"not every image came twice: {[(s.name, s.about) for s in sides]}")
     rounds.alternate(sides, asked.rounds, asked.steps)
-  print(f"images a second, medians of {asked.rounds} rounds of {asked.steps} batches:")
+  kind = {1: "grey", 3: "colour"}[asked.channels]
+  print(f"{kind} images a second, medians of {asked.rounds} rounds of {asked.steps} batches:")
   best = rounds.best(sides)
   for side in sides:
     peers = ", ".join(
@@ -77,6 +78,7 @@ def _asked() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
   parser.add_argument("--rounds", type=int, default=9)
   parser.add_argument("--steps", type=int, default=64, help="batches of every side in a round")
+  parser.add_argument("--channels", type=int, default=1, help="1 (grey) or 3 (colour)")
   parser.add_argument("--side", help="library:variant, of a process that this script starts")
   parser.add_argument("--folder", help="of its images")
   return parser.parse_args()
@@ -108,12 +110,12 @@ def work(library: str, variant: str, steps: int, folder: pathlib.Path) -> None:
     print(json.dumps({"seconds": time.perf_counter() - began, "peak": 0}), flush=True)
 
 
-def write(folder: pathlib.Path) -> np.ndarray:
+def write(folder: pathlib.Path, channels: int) -> np.ndarray:
   """Images as an array and as the records of a prepared collection."""
   from medjax.data.collection import records
 
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
+  images = rng.integers(0, 256, (IMAGES, SIDE, SIDE, channels), np.uint8)
   np.save(folder / "images.npy", images)
   (folder / "shards").mkdir()
   for shard in range(2):
@@ -138,7 +140,7 @@ def of_medjax(variant: str, images: np.ndarray, folder: pathlib.Path) -> tuple[S
   read = None
   if "collection" in variant:
     place = np.divmod(np.arange(IMAGES), IMAGES // 2)
-    read = records.Images(folder, *place, (SIDE, SIDE, 3), records.dtype(8)).read
+    read = records.Images(folder, *place, images.shape[1:], records.dtype(8)).read
   part = catalogue.Part(
     "train", ids, ids, labels, images.__getitem__, None if read else images, fetch_many=read
   )
@@ -151,7 +153,7 @@ def of_medjax(variant: str, images: np.ndarray, folder: pathlib.Path) -> tuple[S
     each = lambda _, ticket: (feed.take(resident, ticket)["image"], None)  # noqa: E731
     return lax.scan(each, buffer, tickets)[0]
 
-  buffer = mesh_lib.put(mesh, np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
+  buffer = mesh_lib.put(mesh, np.zeros((BATCH, *images.shape[1:]), np.uint8))
 
   def take(count: int) -> None:
     nonlocal buffer

@@ -23,9 +23,11 @@ import numpy as np
 from medjax import data as data_lib
 from medjax import page as page_lib
 from medjax import settings
+from medjax.data import arguments as arguments_lib
 from medjax.data import collection, duplicates, splits
 from medjax.data.audit import evidence as evidence_lib
 from medjax.data.audit import leaks
+from medjax.data.datasets import files
 
 # Panels of a paper's page or figure, as COVID-CT names them: 2020.03-p17-91-1.png, 10%2.jpg.
 _PANELS = r"^(.+-p\d+)-|^(.+?)(?:_\d+)?%\d+\.\w+$"
@@ -47,13 +49,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
   add("--out", required=True, metavar="DIR", type=pathlib.Path, help="folder of table and page")
   add(
     "--group-pattern",
+    type=arguments_lib.pattern,
     default=_PANELS,
     metavar="REGEX",
     help="on the file's name; its first group (or whole match) is the patient, lesion or source"
     " (default: panels of one published figure; where nothing fits, the patient of a DICOM header)",
   )
   add("--set", metavar="NAME", help="PATH is the root of this set, such as covid_ct")
-  add("--workers", type=int, default=0, help="that decode (default: one a core)")
+  arguments_lib.add_workers(parser, "processes that decode")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     FileNotFoundError, ValueError, OSError: with what to type instead.
   """
   args.out.mkdir(parents=True, exist_ok=True)
-  evidence = _evidence(args, args.workers or os.cpu_count() or 1)
+  evidence = _evidence(args, args.workers)
   found = leaks.find(evidence.images, evidence.thumbs_of)
   crossing = len(leaks.crossing(evidence.images, found))
   lines = _lines(evidence, found)
@@ -128,11 +131,14 @@ def _of_whole_collection(path: str) -> evidence_lib.Evidence:
 
 def _of_set(args: argparse.Namespace, workers: int) -> evidence_lib.Evidence:
   known = settings.VARIANTS[settings.Data]
-  if args.set not in known or len(args.paths) != 1:
-    raise ValueError(
-      f"--set {args.set} with {len(args.paths)} paths: give one root and one of {', '.join(known)}"
-    )
-  cfg = dataclasses.replace(known[args.set], root=args.paths[0])
+  name, _, chosen = args.set.partition(":")
+  if name not in known:
+    near = files.suggestion(name, known)
+    raise ValueError(f"--set {args.set}: no set is called so.{near} There are {', '.join(known)}")
+  if len(args.paths) != 1:
+    raise ValueError(f"--set {args.set} takes one PATH, the set's root, not {len(args.paths)}")
+  which = {"set": chosen} if chosen else {}
+  cfg = dataclasses.replace(known[name], root=args.paths[0], **which)
   rows = data_lib.DATASETS[type(cfg)](cfg)
   parts = splits.deal(rows, cfg.split)
   return evidence_lib.of_catalogue(rows, parts, args.paths[0], workers)

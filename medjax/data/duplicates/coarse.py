@@ -27,10 +27,9 @@ class Points:
   """
 
   def __init__(self, count: int, thumbs_of: Callable[[np.ndarray], np.ndarray]):
+    self._thumbs_of = thumbs_of
     self._points = np.empty((count, _BLOCKS**2), np.float16)  # 3 million take 0.4 GB
-    for start in range(0, count, _ROWS):
-      rows = np.arange(start, min(start + _ROWS, count))
-      self._points[rows] = _projected(thumbs_of(rows))
+    self._known = np.zeros(count, bool)
 
   def may_correlate(
     self, left: np.ndarray, right: np.ndarray, threshold: float, negative: bool
@@ -43,6 +42,7 @@ class Points:
     Returns:
       bool [m], True for all that do, and for some that do not.
     """
+    self._take_in(left, right)
     limit = (np.sqrt(2 - 2 * threshold) + _ROUNDING) ** 2
     near = np.empty(len(left), bool)
     for start in range(0, len(left), _PAIRS):
@@ -51,6 +51,16 @@ class Points:
       apart = one + other if negative else one - other
       near[some] = np.einsum("ij,ij->i", apart, apart) <= limit
     return near
+
+  def _take_in(self, left: np.ndarray, right: np.ndarray) -> None:
+    """Looks at those pictures that were not looked at before."""
+    wanted = np.zeros(len(self._known), bool)
+    wanted[left] = wanted[right] = True
+    missing = np.flatnonzero(wanted & ~self._known)
+    for start in range(0, len(missing), _ROWS):
+      rows = missing[start : start + _ROWS]
+      self._points[rows] = _projected(self._thumbs_of(rows))
+    self._known[missing] = True
 
 
 def _projected(thumbs: np.ndarray) -> np.ndarray:
