@@ -43,6 +43,9 @@ class Stream:
   def __call__(self, start: int, stop: int) -> np.ndarray:
     """The integers from position `start` to before `stop`."""
     first, last = self.run_at(np.array([start, stop - 1])).tolist()
+    if first == last:
+      at = int(self.start(np.array(first)))
+      return self.run(first)[start - at : stop - at]
     runs = range(first, last + 1)
     begun = self.start(np.arange(first, last + 1)).tolist()
     return np.concatenate(
@@ -89,6 +92,8 @@ class Order:
   def rows(self, step: int) -> np.ndarray:
     """[B] the part's rows in the batch of a step, by slot."""
     places = self.places(step)
+    if len(places) == 1:  # a shard of all rows, in every slot
+      return places[0]
     return self.by_slot(np.stack([m[p] for m, p in zip(self.members, places, strict=True)]))
 
   def by_slot(self, values: np.ndarray) -> np.ndarray:

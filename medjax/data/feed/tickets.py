@@ -51,6 +51,8 @@ class Plan:
   def laid(values: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """Values by slot, in the order of `slots`; 0 where there is none."""
     filled = slots < len(values)
+    if filled.all():
+      return values[slots]
     return np.where(filled, values[np.where(filled, slots, 0)], 0)
 
   def steps_from(self, position: int, k: int) -> range:
