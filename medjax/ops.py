@@ -34,7 +34,7 @@ Pair = tuple[int, int]
 Padding = Literal["SAME", "VALID"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_SMALL = 2**20  # values of a batch of maps; more pass through the depthwise gradient at once
+_SMALL = 2**20  # values of a batch of maps; the kernel gradients of larger ones are made otherwise
 _CACHED = 2**15  # values of a map that stay in a core's cache
 
 
@@ -174,21 +174,22 @@ def _dense_forward(x, kernel, geometry):
 
 def _dense_backward(geometry, saved, g):
   x, kernel = saved
-  return _apart(functools.partial(_dense_gradients, geometry), kernel[0, 0, 0, 0], x, kernel, g)
-
-
-def _dense_gradients(geometry: _Geometry, x, kernel, g) -> tuple[jax.Array, jax.Array]:
-  """The gradients of a convolution to its map and to its kernel."""
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # [kh, kw, F, C]
   towards_x = _Geometry((1, 1), _input_pads(x, kernel, g, geometry), geometry.dilation)
   x_bar = _unswapped(g, turned, towards_x, spread=geometry.strides)
-  # Channels take the place of examples, and examples that of channels.
   towards_kernel = _Geometry(
     geometry.dilation, _kernel_pads(x, kernel, g, geometry), geometry.strides
   )
+  kernel_bar = functools.partial(_dense_kernel_gradient, towards_kernel)
+  if x.size > _SMALL:  # found slower apart, where nothing else runs beside it
+    return x_bar, kernel_bar(x, g)
+  return x_bar, _apart(kernel_bar, kernel[0, 0, 0, 0], x, g)
+
+
+def _dense_kernel_gradient(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
+  """Convolves `x` with `g`: channels take the place of examples, and examples that of channels."""
   channels, grads = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)  # [C, H, W, b], [h, w, b, F]
-  kernel_bar = _plain(channels, grads, towards_kernel).transpose(1, 2, 0, 3)
-  return x_bar, kernel_bar
+  return _plain(channels, grads, geometry).transpose(1, 2, 0, 3)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
