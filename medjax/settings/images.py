@@ -50,7 +50,7 @@ class Data:
 
   Attributes:
     root: folder or file that holds it.
-    image_size: images are stretched to this many pixels, height and width.
+    image_size: images are brought to this many pixels, height and width (`reading.resize`).
     channels: 1 (grey) or 3 (RGB); every file mode is brought to it.
     feed: every image is decoded once, to the cache. `resident` keeps all on every device, `split`
       a share on each, `chunked` two windows of the order on the devices, and `streamed` sends each
