@@ -10,6 +10,20 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from medjax import settings
 
+CHANNELS = {"as-is": 0, "1": 1, "3": 3}
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+  """Adds `--size` and `--channels`, one of `CHANNELS`."""
+  add = parser.add_argument
+  add("--size", type=int, default=224, help="height and width in pixels (default: 224)")
+  add(
+    "--channels",
+    choices=list(CHANNELS),
+    default="as-is",
+    help="1 (grey), 3 (RGB), or as-is: what has no colour is kept grey (default: as-is)",
+  )
+
 
 def add_workers(parser: argparse.ArgumentParser, purpose: str) -> None:
   """Adds `--workers`; what it gives is at least 1."""

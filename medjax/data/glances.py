@@ -118,7 +118,8 @@ def of_paths(
 def _of_files(
   files: Sequence[_File], view: View, workers: int, pattern: str
 ) -> Iterator[Glance | Refused]:
-  jobs = (_Job(data, view) for data in _contents(files))
+  contents = sources.contents((file.source, file.entry) for file in files)
+  jobs = (_Job(data, view) for data in contents)
   results = isolation.decoded(jobs, _looked, workers, SECONDS, GIGABYTES)
   for file, result in zip(files, results, strict=True):
     if result.value is None:
@@ -130,17 +131,6 @@ def _of_files(
       yield dataclasses.replace(
         glance, name=file.name + number, label=_label(file.entry.path), group=group
       )
-
-
-def _contents(files: Sequence[_File]) -> Iterator[bytes | str]:
-  """Bytes of each file, or why there are none; archives stay open while their members are read."""
-  for source, group in itertools.groupby(files, lambda file: file.source):
-    with sources.Reader(source) as reader:
-      for file in group:
-        try:
-          yield reader.read(file.entry)
-        except OSError as error:
-          yield str(error)
 
 
 def _looked(job: _Job) -> list[tuple[Glance, bool]]:

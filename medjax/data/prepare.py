@@ -9,21 +9,13 @@ from medjax.data import arguments as arguments_lib
 from medjax.data.collection import beam, making, pseudonyms
 from medjax.data.collection import plan as plan_lib
 
-_CHANNELS = {"as-is": 0, "1": 1, "3": 3}
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
   add = parser.add_argument
   add("sources", nargs="+", metavar="SOURCE", type=pathlib.Path, help="folder, archive or file")
   add("--out", required=True, metavar="DIR", type=pathlib.Path, help="the collection's folder")
-  add("--size", type=int, default=224, help="height and width in pixels (default: 224)")
-  add(
-    "--channels",
-    choices=list(_CHANNELS),
-    default="as-is",
-    help="1 (grey), 3 (RGB), or as-is: what has no colour is kept grey (default: as-is)",
-  )
+  arguments_lib.add_shape(parser)
   arguments_lib.add_workers(parser, "processes")
   add(
     "--salt",
@@ -99,7 +91,7 @@ def _plan(args: argparse.Namespace) -> plan_lib.Plan:
     folder=args.out.absolute(),
     sources=tuple(source.absolute() for source in args.sources),
     size=args.size,
-    channels=_CHANNELS[args.channels],
+    channels=arguments_lib.CHANNELS[args.channels],
     reading=arguments_lib.reading(args),
     salt=pseudonyms.kept(args.out) if args.salt is None else pseudonyms.given(args.salt),
     keep_paths=args.keep_paths,

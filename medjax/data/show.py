@@ -18,7 +18,6 @@ from medjax import page as page_lib
 from medjax.data import arguments as arguments_lib
 from medjax.data import glances as glances_lib
 
-_CHANNELS = {"as-is": 0, "1": 1, "3": 3}
 _WIDTH = 1600  # of the sheet, in pixels, about
 _GAP = 6
 _CAPTION = 14  # pixels below a picture for its number
@@ -29,13 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("paths", nargs="+", metavar="PATH", type=pathlib.Path, help="folder, archive, image, ...")
   add("--out", required=True, metavar="DIR", type=pathlib.Path, help="folder of sheet and page")
-  add("--size", type=int, default=224, help="height and width in pixels (default: 224)")
-  add(
-    "--channels",
-    choices=list(_CHANNELS),
-    default="as-is",
-    help="1 (grey), 3 (RGB), or as-is: what has no colour is kept grey (default: as-is)",
-  )
+  arguments_lib.add_shape(parser)
   add(
     "--most",
     type=arguments_lib.zero_or_more,
@@ -50,7 +43,9 @@ def view(args: argparse.Namespace) -> glances_lib.View:
   """How images are to be seen, by the command's arguments."""
   if args.size < 1:
     raise ValueError(f"--size={args.size}: give a number of pixels, such as 224")
-  return glances_lib.View(args.size, _CHANNELS[args.channels], arguments_lib.reading(args))
+  return glances_lib.View(
+    args.size, arguments_lib.CHANNELS[args.channels], arguments_lib.reading(args)
+  )
 
 
 def run(args: argparse.Namespace) -> int:

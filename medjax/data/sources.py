@@ -7,9 +7,10 @@ so that it can be counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import stat
@@ -225,3 +226,14 @@ class Reader:
       innermost = self._open.pop()
       innermost.archive.close()
       innermost.file.close()
+
+
+def contents(entries: Iterable[tuple[pathlib.Path, Entry]]) -> Iterator[bytes | str]:
+  """Bytes of each (source, entry), or why there are none; archives stay open between members."""
+  for source, group in itertools.groupby(entries, lambda pair: pair[0]):
+    with Reader(source) as reader:
+      for _, entry in group:
+        try:
+          yield reader.read(entry)
+        except OSError as error:
+          yield str(error)

@@ -83,7 +83,8 @@ def _group(path: str, pattern: str) -> str:
 
 def of_files(files: Sequence[File], workers: int) -> Evidence:
   """Decodes every file, in worker processes with limits of time and memory."""
-  results = isolation.decoded(_read(files), _looked, workers, SECONDS, GIGABYTES)
+  contents = sources.contents((file.source, file.entry) for file in files)
+  results = isolation.decoded(contents, _looked, workers, SECONDS, GIGABYTES)
   looks = ((result.value, result.reason) for result in results)
   names = np.array([file.name for file in files])
   return _gathered(
@@ -162,17 +163,6 @@ def joined(every: Sequence[Evidence]) -> Evidence:
 
   unreadable = itertools.chain.from_iterable(one.unreadable for one in every)
   return Evidence(leaks.Images(**columns), thumbs_of, tuple(unreadable))
-
-
-def _read(files: Sequence[File]) -> Iterator[bytes | str]:
-  """Bytes of each file, or why there are none; archives stay open while their members are read."""
-  for source, group in itertools.groupby(files, lambda file: file.source):
-    with sources.Reader(source) as reader:
-      for file in group:
-        try:
-          yield reader.read(file.entry)
-        except OSError as error:
-          yield str(error)
 
 
 def _looked(data: bytes | str) -> fingerprints.Fingerprint:
