@@ -16,6 +16,7 @@ import numpy as np
 from medjax.data import duplicates, isolation, readers, sources
 from medjax.data.collection import listing, manifest, pseudonyms, records
 from medjax.data.collection import plan as plan_lib
+from medjax.data.duplicates import fingerprints
 
 
 class Look(NamedTuple):
@@ -120,7 +121,7 @@ def _look(plan: plan_lib.Plan, frame: readers.Frame, digest: str) -> Look:
   row: dict[str, object] = {
     "sha256": digest,
     "frame": frame.index,
-    "pixels_sha256": _digest(pixels),
+    "pixels_sha256": fingerprints.digest(pixels),
     "colour": about.colour,
     "modality": about.modality,
     "body_part": about.body_part,
@@ -132,13 +133,6 @@ def _look(plan: plan_lib.Plan, frame: readers.Frame, digest: str) -> Look:
     "series": about.series,
   }
   return Look(np.ascontiguousarray(fitted), row)
-
-
-def _digest(pixels: np.ndarray) -> str:
-  """Of shape, type and values, whatever file they came from."""
-  digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
-  digest.update(np.ascontiguousarray(pixels).data)
-  return digest.hexdigest()
 
 
 def _store(
