@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from concurrent.futures import process
 import dataclasses
 import itertools
 import multiprocessing
@@ -12,6 +13,7 @@ import os
 import pathlib
 import resource
 import signal
+import time
 from typing import Any, Generic, TypeVar
 
 import pebble
@@ -23,6 +25,9 @@ Value = TypeVar("Value")
 
 _CHUNK = 16  # jobs sent together: one message each would cost more than most images
 _AHEAD = 3  # chunks a worker, so that none waits for the slowest
+_LOOK = 0.5  # seconds between looks at whether the pool still stands
+_BROKEN = 3  # pools in a row that may break before it is no accident
+_STARTING = 60.0  # seconds that a pool may need before its first chunk runs
 # Imported once, in the process that workers are forked from, so that a dead one is soon replaced.
 _PRELOADED = ("medjax.data.readers.dicom", "medjax.data.readers.volumes")
 
@@ -74,57 +79,114 @@ def decoded(
   Yields:
     One result a job, in their order.
   """
-  limits = _Limits(seconds, gigabytes)
-  context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload([*_PRELOADED, decode.__module__])
-  pool = pebble.ProcessPool(
-    workers, initializer=_begin, initargs=(decode, gigabytes), context=context
-  )
+  crew = _Crew(decode, workers, _Limits(seconds, gigabytes))
   remaining = iter(jobs)
-  chunks = iter(lambda: list(itertools.islice(remaining, chunk)), [])
-  pending: collections.deque[tuple[list[Job], futures.Future]] = collections.deque()
   try:
-    for together in chunks:
-      pending.append((together, _sent(pool, decode, together, limits)))
-      if len(pending) > workers * _AHEAD:
-        yield from _results(pool, decode, *pending.popleft(), limits)
-    while pending:
-      yield from _results(pool, decode, *pending.popleft(), limits)
+    for together in iter(lambda: list(itertools.islice(remaining, chunk)), []):
+      crew.send(together)
+      if len(crew) > workers * _AHEAD:
+        yield from crew.take()
+    while len(crew):
+      yield from crew.take()
   finally:
-    pool.stop()
-    pool.join()
+    crew.close()
 
 
-def _sent(
-  pool: pebble.ProcessPool, decode: Callable, chunk: list[Any], limits: _Limits
-) -> futures.Future:
-  return pool.schedule(_outcomes, (decode, chunk, limits.gigabytes), timeout=limits.seconds)
+class _Crew:
+  """Worker processes and the chunks that they were sent.
+
+  Whoever is killed from outside while it holds the pipe that all share takes the pool with it, or
+  loses its chunk without a word: then there is a new pool, and all that is open is sent again.
+  """
+
+  def __init__(self, decode: Callable, workers: int, limits: _Limits):
+    self._decode, self._workers, self._limits = decode, workers, limits
+    self._open: collections.deque[tuple[list[Any], futures.Future]] = collections.deque()
+    self._broken = 0  # pools in a row
+    self._pool = self._hired()
+
+  def __len__(self) -> int:
+    return len(self._open)
+
+  def send(self, chunk: list[Any]) -> None:
+    """Sends a chunk to whoever is free next."""
+    self._open.append((chunk, self._sent(chunk)))
+
+  def take(self) -> Iterator[Result]:
+    """The results of the oldest chunk; of one that was lost, those of each job sent alone."""
+    chunk, sent = self._open.popleft()
+    try:
+      outcomes = self._waited(sent)
+    except (futures.TimeoutError, pebble.ProcessExpired, process.BrokenProcessPool):
+      outcomes = [self._alone(job) for job in chunk]
+    yield from (Result(job, *outcome) for job, outcome in zip(chunk, outcomes, strict=True))
+
+  def close(self) -> None:
+    """Ends the processes."""
+    self._pool.stop()
+    self._pool.join()
+
+  def _hired(self) -> pebble.ProcessPool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_PRELOADED, self._decode.__module__])
+    own = (self._decode, self._limits.gigabytes)
+    return pebble.ProcessPool(self._workers, initializer=_begin, initargs=own, context=context)
+
+  def _sent(self, chunk: list[Any]) -> futures.Future:
+    work = (self._decode, chunk, self._limits.gigabytes)
+    try:
+      return self._pool.schedule(_outcomes, work, timeout=self._limits.seconds)
+    except RuntimeError:  # it is broken, and nobody has waited for a chunk of it yet
+      self._replace()
+      return self._pool.schedule(_outcomes, work, timeout=self._limits.seconds)
+
+  def _waited(self, sent: futures.Future) -> list[tuple[Any, str]]:
+    """What came of a chunk; a broken pool is replaced before that is told."""
+    try:
+      found = self._heard(sent)
+    except process.BrokenProcessPool:
+      self._replace()
+      raise
+    self._broken = 0
+    return found
+
+  def _heard(self, sent: futures.Future) -> list[tuple[Any, str]]:
+    # Whatever runs before the oldest chunk, and then itself, may take the limit once.
+    patience = time.monotonic() + 2 * self._limits.seconds + _STARTING
+    while not sent.done():
+      futures.wait([sent], _LOOK)
+      if not sent.done() and (not self._pool.active or time.monotonic() > patience):
+        raise process.BrokenProcessPool
+    return sent.result()
+
+  def _replace(self) -> None:
+    self.close()
+    self._broken += 1
+    if self._broken > _BROKEN:
+      raise RuntimeError(
+        f"{_BROKEN} pools of worker processes died in a row before any of them finished a job: is"
+        " there memory for --workers of them?"
+      )
+    self._pool = self._hired()
+    waiting, self._open = self._open, collections.deque()
+    for chunk, sent in waiting:
+      self._open.append((chunk, sent if _is_well(sent) else self._sent(chunk)))
+
+  def _alone(self, job: Any, again: bool = True) -> tuple[Any, str]:
+    try:
+      return self._waited(self._sent([job]))[0]
+    except futures.TimeoutError:
+      return None, f"took longer than {self._limits.seconds:g} s"
+    except pebble.ProcessExpired as error:
+      if error.exitcode == -signal.SIGKILL and again:  # by another's hand: the file may be well
+        return self._alone(job, again=False)
+      return None, f"its decoder died ({_death(error.exitcode)})"
+    except process.BrokenProcessPool:
+      return self._alone(job)
 
 
-def _results(
-  pool: pebble.ProcessPool,
-  decode: Callable,
-  chunk: list[Any],
-  sent: futures.Future,
-  limits: _Limits,
-) -> Iterator[Result]:
-  """A chunk's results; of one that was lost, those of each job sent alone."""
-  try:
-    outcomes = sent.result()
-  except (futures.TimeoutError, pebble.ProcessExpired):
-    outcomes = [_alone(pool, decode, job, limits) for job in chunk]
-  yield from (Result(job, *outcome) for job, outcome in zip(chunk, outcomes, strict=True))
-
-
-def _alone(
-  pool: pebble.ProcessPool, decode: Callable, job: Any, limits: _Limits
-) -> tuple[Any, str]:
-  try:
-    return _sent(pool, decode, [job], limits).result()[0]
-  except futures.TimeoutError:
-    return None, f"took longer than {limits.seconds:g} s"
-  except pebble.ProcessExpired as error:
-    return None, f"its decoder died ({_death(error.exitcode)})"
+def _is_well(sent: futures.Future) -> bool:
+  return sent.done() and sent.exception() is None
 
 
 def _death(exitcode: int | None) -> str:

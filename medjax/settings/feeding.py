@@ -21,6 +21,8 @@ class Feeding:
     block: images that are read in a run, for sets that are dear to read one by one; 0 shuffles
       whole epochs.
     window: blocks that are shuffled together; a chunked feed holds two windows on the devices.
+    memory_gb: a streamed feed without blocks keeps what it has read in the host's memory, in every
+      process, where the part takes no more than this.
   """
 
   sampling: Literal["shuffled", "class_balanced", "square_root"] = "shuffled"
@@ -28,3 +30,4 @@ class Feeding:
   shards: int = 1
   block: int = 0
   window: int = 64
+  memory_gb: float = 8.0

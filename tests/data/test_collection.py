@@ -307,9 +307,6 @@ class TestWorkers:
     assert (counts["read"], counts["quarantined"]) == (5, 1)
     assert f"large.png\t{reason}" in (tmp_path / "out/quarantine.tsv").read_text()
 
-  # Now and then the kill meets a worker that holds the pool's own pipe: the command then ends with
-  # an error, and goes on when it is started again.
-  @pytest.mark.slow
   def test_a_worker_that_is_killed_costs_nothing(self, many, tmp_path):
     tree, once = many
     killed = []

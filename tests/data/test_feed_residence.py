@@ -283,3 +283,16 @@ def test_a_ticket_that_needs_three_windows_is_told_before_the_run():
   with pytest.raises(ValueError, match=r"set data\.feeding\.window higher"):
     feed.next(12)
   feed.close()
+
+
+@pytest.mark.parametrize(("gigabytes", "times"), [(1.0, 1), (1e-6, 4)])
+def test_a_streamed_feed_reads_each_image_once_where_there_is_memory_for_all(gigabytes, times):
+  seen, steps = [], 4 * ROWS // BATCH
+  mesh, part = mesh_lib.make(jax.devices()[:1]), make_part()
+  cfg = settings.Feeding(memory_gb=gigabytes)
+  feed = make(together(part, seen), "streamed", mesh, cfg, threads=1)
+  got = batches(feed, mesh, *[1] * steps)
+  feed.close()
+  assert_same(got, expected(part, settings.Feeding(), steps))
+  rows, count = np.unique(np.concatenate([s for s in seen if len(s) > 1]), return_counts=True)
+  assert len(rows) >= ROWS - 1 and np.median(count) == times

@@ -6,7 +6,8 @@ On CPU: uint8 images of 224 pixels, grey or in colour, in batches of 32, shuffle
 Every side is a process of its own and has the same images: the peers in memory, as tensors or as an
 array that Grain's pipeline takes one by one, with no workers and with two, of which the better
 counts; medjax resident on the device, split, in chunks, and streamed from memory, from a mapped
-file and from a prepared collection's records. A side's batch is there when it lies whole in memory
+file and from a prepared collection, whose images are kept once read, or read from its records in
+every epoch. A side's batch is there when it lies whole in memory
 that a training step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device.
 A feed that holds its images there writes every batch to a buffer there, as the compiled step does.
 
@@ -41,6 +42,7 @@ SIDES = (
   ("medjax", "streamed, memory"),
   ("medjax", "streamed, mapped file"),
   ("medjax", "streamed, collection"),
+  ("medjax", "streamed, collection, read anew"),
   ("torch", "0 workers"),
   ("torch", "2 workers"),
   ("grain", "0 threads"),
@@ -145,7 +147,9 @@ def of_medjax(variant: str, images: np.ndarray, folder: pathlib.Path) -> tuple[S
     "train", ids, ids, labels, images.__getitem__, None if read else images, fetch_many=read
   )
   mesh, kind = mesh_lib.make(), variant.partition(",")[0]
-  cfg = settings.Feeding(block=64, window=8) if kind == "chunked" else settings.Feeding()
+  cfg = settings.Feeding(memory_gb=0.0 if "anew" in variant else 8.0)
+  if kind == "chunked":
+    cfg = settings.Feeding(block=64, window=8)
   feed = feed_lib.training(part, BATCH, 0, mesh, kind, cfg=cfg)
 
   @functools.partial(jax.jit, donate_argnums=1)

@@ -102,7 +102,7 @@ def training(
     return resident.Split(part, order, plan, position)
   if kind == "chunked":
     return chunked.Chunked(part, order, plan, position)
-  return streamed.Streamed(part, plan, position, threads, order)
+  return streamed.Streamed(part, plan, position, threads, order, cfg.memory_gb)
 
 
 def sequential(part: catalogue.Part, batch_size: int, mesh: Mesh, threads: int = 0) -> Feed:

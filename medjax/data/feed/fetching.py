@@ -60,6 +60,25 @@ def fill(part: catalogue.Part, rows: np.ndarray, out: np.ndarray) -> None:
       out[place] = one(part, int(row))
 
 
+class Kept:
+  """The images of a part that is not in memory, read once each and kept; any number of threads."""
+
+  def __init__(self, part: catalogue.Part):
+    """Starts with none; memory is taken as images come."""
+    self._part = part
+    first = pixels(part, np.zeros(1, int))[0]
+    self._images = np.empty((len(part), *first.shape), first.dtype)
+    self._known = np.zeros(len(part), bool)
+
+  def fill(self, rows: np.ndarray, out: np.ndarray) -> None:
+    """Writes the pixels of rows [m] to `out` [m, H, W, C]; see `fill` for what it raises."""
+    new = np.unique(rows[~self._known[rows]])
+    if len(new):
+      self._images[new] = pixels(self._part, new)
+      self._known[new] = True  # only now may another thread take them
+    np.take(self._images, rows, axis=0, out=out, mode="clip")
+
+
 def one(part: catalogue.Part, row: int) -> np.ndarray:
   """[H, W, C] of a row, decoded."""
   try:

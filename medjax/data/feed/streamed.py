@@ -28,6 +28,7 @@ class Streamed:
     position: int,
     threads: int,
     order: order_lib.Order | None = None,
+    memory_gb: float = 0.0,
   ):
     self._part, self._plan, self._order = part, plan, order
     self._threads = threads or os.cpu_count() or 1
@@ -37,6 +38,9 @@ class Streamed:
     self._position = position
     self._ahead: _Ahead | None = None
     self._windows: windows.Windows | None = None
+    small = len(part) * self._first.nbytes <= memory_gb * 1e9
+    local = order is not None and order.local
+    self._kept = fetching.Kept(part) if part.images is None and small and not local else None
     self.rows = plan.rows
     self.resident: dict[str, jax.Array] = {}
 
@@ -102,6 +106,8 @@ class Streamed:
   def _fill(self, step: int, rows: np.ndarray, out: np.ndarray) -> None:
     if self._windows is not None:
       self._windows.fill(step, out)
+    elif self._kept is not None:
+      self._kept.fill(rows, out)
     else:
       fetching.fill(self._part, rows, out)
 

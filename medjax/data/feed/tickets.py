@@ -31,6 +31,7 @@ class Plan:
   slots: np.ndarray
   steps: int
   mesh: Mesh
+  _there: dict[str, tuple[np.ndarray, jax.Array]] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def own_slots(self) -> np.ndarray:
@@ -64,8 +65,18 @@ class Plan:
     return range(position, position + k)
 
   def put(self, batches: Arrays) -> Ticket:
-    """Puts this process's slots of K batches, [K, b, ...], on the mesh."""
-    return mesh_lib.put_own(self.mesh, batches, mesh_lib.cut(1))
+    """Puts this process's slots of K batches, [K, b, ...], on the mesh.
+
+    Slots and masks, the same in all batches but a last one, stay there.
+    """
+    there = {name: self._put_once(name, batches[name]) for name in (contract.SLOT, contract.MASK)}
+    others = {name: value for name, value in batches.items() if name not in there}
+    return {**mesh_lib.put_own(self.mesh, others, mesh_lib.cut(1)), **there}
+
+  def _put_once(self, name: str, value: np.ndarray) -> jax.Array:
+    if name not in self._there or not np.array_equal(self._there[name][0], value):
+      self._there[name] = value, mesh_lib.put_own(self.mesh, value, mesh_lib.cut(1))
+    return self._there[name][1]
 
   def like(self, batch: Arrays, k: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a ticket of `k` batches looks like; of `batch`, only shapes and types matter."""
