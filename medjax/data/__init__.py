@@ -84,14 +84,17 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
       in two parts, or more unreadable files than `cfg.max_unreadable`.
     OSError: the cache or the quarantine cannot be written.
   """
+  _check_frames(cfg)
   rows = DATASETS[type(cfg)](cfg)
   parts = splits.deal(rows, cfg.split)
   splits.check(rows, parts, cfg.split)
   feed, why = _feed(cfg, len(rows))
   decoded = cache.load(rows, cfg)
   rows = splits.joined(rows, decoded.pictures)
-  parts = splits.deal(rows, cfg.split)
-  leak = splits.check(rows, parts, cfg.split)
+  dealt = splits.deal(rows, cfg.split)
+  leak = splits.check(rows, dealt, cfg.split)
+  parts = splits.thinned(rows, dealt, cfg.split)
+  less = splits.thinning(rows, dealt, parts)
   parts[list(decoded.unreadable)] = ""
   quarantined = tuple((rows.ids[row], reason) for row, reason in decoded.unreadable.items())
   if quarantine is not None:
@@ -112,8 +115,18 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
     feed=feed,
     table=_title(rows, cfg) + splits.table(rows, parts),
     quarantined=quarantined,
-    notes=tuple(note for note in (*rows.notes, left, leak, twice, why) if note),
+    notes=tuple(note for note in (*rows.notes, left, less, leak, twice, why) if note),
   )
+
+
+def _check_frames(cfg: settings.Data) -> None:
+  """Raises ValueError where frames are asked for that a set of one image a file would leave out."""
+  if cfg.reading.frames != "middle":
+    raise ValueError(
+      f"data.reading.frames={cfg.reading.frames}: this set takes one image of a file, the middle"
+      " frame. For more, make a collection of them: python -m medjax.data prepare FOLDER --out OUT"
+      f" --frames {cfg.reading.frames}, and train on it with --config.data.name=collection"
+    )
 
 
 def _feed(cfg: settings.Data, images: int) -> tuple[catalogue_lib.Kind, str]:

@@ -282,6 +282,12 @@ def test_a_group_in_two_parts_stops_the_run(cfg):
     data.make(dataclasses.replace(cfg, group_pattern=r"\d+", split=settings.Split(val=0.0)))
 
 
+def test_more_frames_than_one_a_file_are_refused(cfg):
+  more = dataclasses.replace(cfg, reading=settings.Reading(frames="every:2:8"))
+  with pytest.raises(ValueError, match="prepare FOLDER --out OUT --frames every:2:8"):
+    data.make(more)
+
+
 def test_16_bit_files_are_scaled(cfg):
   root = pathlib.Path(cfg.root)
   _tree(root)

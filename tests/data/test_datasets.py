@@ -8,6 +8,8 @@ import zipfile
 
 import numpy as np
 from PIL import Image
+import pydicom
+from pydicom import uid
 import pytest
 
 from medjax import settings
@@ -104,6 +106,27 @@ class TestImageFolder:
       image_folder.catalogue(settings.ImageFolder())
     with pytest.raises(ValueError, match="is a file"):
       _folder(_image(tmp_path / "1.png"))
+
+  def test_dicom_files_of_a_patient_are_a_group(self, tmp_path):
+    _tree(tmp_path, "a/photo.png", "b/photo.png")
+    for name, patient in {"a/1": "Doe^2", "a/2": "Roe^1", "b/1": "Doe^2", "b/2": ""}.items():
+      header = pydicom.Dataset()
+      header.PatientID, header.Modality = patient, "OT"
+      header.SOPClassUID, header.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2.3"
+      header.file_meta = pydicom.dataset.FileMetaDataset()
+      header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+      pydicom.dcmwrite(tmp_path / f"{name}.dcm", header, enforce_file_format=True)
+    rows = _folder(tmp_path)
+    assert dict(zip(rows.ids, rows.groups, strict=True)) == {
+      "a/1.dcm": "patient 0",
+      "a/2.dcm": "patient 1",
+      "a/photo.png": "a/photo.png",
+      "b/1.dcm": "patient 0",
+      "b/2.dcm": "b/2.dcm",
+      "b/photo.png": "b/photo.png",
+    }
+    assert rows.notes[-1] == "3 DICOM files are of 2 patients, by their headers"
+    assert set(_folder(tmp_path, group_pattern="[0-9]|photo").groups) == {"1", "2", "photo"}
 
   def test_content_follows_the_files(self, tmp_path):
     _tree(tmp_path, "a/1.png", "b/1.png")

@@ -10,7 +10,7 @@ import numpy as np
 
 from medjax import contract, settings
 from medjax.data import catalogue as catalogue_lib
-from medjax.data.datasets import files
+from medjax.data.datasets import files, patients
 
 
 def catalogue(cfg: settings.ImageFolder) -> catalogue_lib.Catalogue:
@@ -35,15 +35,16 @@ def catalogue(cfg: settings.ImageFolder) -> catalogue_lib.Catalogue:
   labels = [folder[1] if parted else folder[0] for folder in folders]
   classes = _classes(root, parted, labels)
   paths = [root / name for name in names]
+  groups, told = patients.grouped(_groups(names, cfg.group_pattern), names, paths)
   return catalogue_lib.Catalogue(
     ids=tuple(names),
-    groups=_groups(names, cfg.group_pattern),
+    groups=groups,
     labels=files.index(labels, classes),
     parts=np.array([folder[0] if parted else "" for folder in folders]),
     classes=classes,
     read=lambda row: paths[row].read_bytes(),
     content=catalogue_lib.fingerprint(paths),
-    notes=notes,
+    notes=(*notes, *told),
   )
 
 

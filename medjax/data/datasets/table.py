@@ -15,7 +15,7 @@ import numpy as np
 from medjax import contract, settings
 from medjax.data import catalogue as catalogue_lib
 from medjax.data import metadata
-from medjax.data.datasets import files
+from medjax.data.datasets import files, patients
 
 
 def catalogue(cfg: settings.Table) -> catalogue_lib.Catalogue:
@@ -44,15 +44,18 @@ def catalogue(cfg: settings.Table) -> catalogue_lib.Catalogue:
   classes = tuple(cfg.classes or sorted({name for names in training for name in names}))
   files.need_classes(classes, str(file))
   _check_labels(sheet, labels, classes)
-  groups = sheet.optional(cfg.group, settings.Table.group)
+  given = sheet.optional(cfg.group, settings.Table.group)
+  groups = [group or name for group, name in zip(given, ids, strict=True)]
+  groups, notes = patients.grouped(groups, ids, paths)
   return catalogue_lib.Catalogue(
     ids=ids,
-    groups=tuple(group or name for group, name in zip(groups, ids, strict=True)),
+    groups=groups,
     labels=_numbered(labels, classes, cfg),
     parts=np.array(parts),
     classes=classes,
     read=lambda row: paths[row].read_bytes(),
     content=catalogue_lib.fingerprint(paths),
+    notes=notes,
     metadata=sheet.records((*cfg.numbers, *cfg.categories)),
     fields=(*map(metadata.Number, cfg.numbers), *map(metadata.Category, cfg.categories)),
   )
