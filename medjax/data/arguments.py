@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import os
 import re
+import textwrap
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from medjax import settings
@@ -60,11 +62,12 @@ def pattern(text: str) -> str:
 def add_reading(parser: argparse.ArgumentParser) -> None:
   """Adds an option for every field of `settings.Reading`."""
   group = parser.add_argument_group("from a file's values to pixels (medjax/settings/reading.py)")
-  kinds = get_type_hints(settings.Reading)
+  kinds, told = get_type_hints(settings.Reading), _told(settings.Reading)
   for field in dataclasses.fields(settings.Reading):
     kind, option = kinds[field.name], f"--{field.name.replace('_', '-')}"
+    meaning = told.get(field.name, "")
     if kind is bool:
-      group.add_argument(option, action="store_true", help="default: off")
+      group.add_argument(option, action="store_true", help=f"{meaning} (default: off)")
       continue
     choices = get_args(kind) if get_origin(kind) is Literal else None
     shown = f"{{{','.join(map(str, choices))}}}" if choices else field.name.upper()
@@ -74,8 +77,15 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
       choices=choices,
       default=field.default,
       metavar=shown,
-      help=f"default: {field.default}",
+      help=f"{meaning} (default: {field.default})",
     )
+
+
+def _told(kind: type) -> dict[str, str]:
+  """What the docstring of a class says of each attribute: the one place where it is said."""
+  attributes = textwrap.dedent((inspect.getdoc(kind) or "").partition("Attributes:\n")[2])
+  found = re.findall(r"^(\w+): (.*(?:\n  .*)*)", attributes, re.MULTILINE)
+  return {name: " ".join(text.split()).rstrip(".").replace("%", "%%") for name, text in found}
 
 
 def reading(args: argparse.Namespace) -> settings.Reading:

@@ -18,6 +18,7 @@ from medjax import settings
 from medjax.data import collection, readers, sources
 from medjax.data.collection import finishing, making, shards
 from medjax.data.collection import plan as plan_lib
+from medjax.data.duplicates import fingerprints
 
 
 def _plan(out, *roots, **fields) -> plan_lib.Plan:
@@ -103,6 +104,16 @@ class TestManifest:
     same = ("Doe^John/grey.png", "Doe^John/same_pixels.bmp", "Doe^John/grey_as_rgb.png")
     assert len({rows[path]["pixels_sha256"] for path in same}) == 1
     assert len({row["pixels_sha256"] for row in rows.values()}) == 10
+
+  @pytest.mark.parametrize("channels", [1, 3])
+  def test_pixels_are_digested_as_in_a_folder_even_where_transparent(self, tmp_path, channels):
+    pixels = trees.picture(1, colour=channels == 3)
+    if channels == 1:
+      pixels = np.repeat(pixels[..., None], 3, 2)
+    data = trees.encoded(np.dstack([pixels, trees.picture(2)]))
+    trees.write(tmp_path / "tree/clear.png", data)
+    _, made = _make(tmp_path / "out", tmp_path / "tree")
+    assert made.table["pixels_sha256"].to_pylist() == [fingerprints.of(data).pixels]
 
   def test_duplicates_point_to_the_first(self, mixed):
     rows = _rows(mixed[2])

@@ -121,7 +121,7 @@ def _look(plan: plan_lib.Plan, frame: readers.Frame, digest: str) -> Look:
   row: dict[str, object] = {
     "sha256": digest,
     "frame": frame.index,
-    "pixels_sha256": fingerprints.digest(pixels),
+    "pixels_sha256": fingerprints.digest(fingerprints.plain(pixels)),
     "colour": about.colour,
     "modality": about.modality,
     "body_part": about.body_part,

@@ -45,8 +45,8 @@ def catalogue(cfg: settings.Table) -> catalogue_lib.Catalogue:
   files.need_classes(classes, str(file))
   _check_labels(sheet, labels, classes)
   given = sheet.optional(cfg.group, settings.Table.group)
-  groups = [group or name for group, name in zip(given, ids, strict=True)]
-  groups, notes = patients.grouped(groups, ids, paths)
+  known = [group or name for group, name in zip(given, ids, strict=True)]
+  groups, notes = patients.grouped(known, ids, paths)
   return catalogue_lib.Catalogue(
     ids=ids,
     groups=groups,
