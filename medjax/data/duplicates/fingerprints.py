@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medjax.data import duplicates, readers
-from medjax.data.readers import fitting
+from medjax.data.readers import fitting, frame
 
 
 class Fingerprint(NamedTuple):
@@ -39,8 +39,8 @@ def of(source: bytes | np.ndarray) -> Fingerprint:
   if isinstance(source, np.ndarray):
     file, patient, pixels = "", "", fitting.checked(source)
   else:
-    frame = next(readers.frames(source))
-    file, patient, pixels = hashlib.sha256(source).hexdigest(), frame.about.patient, frame.pixels
+    found = next(readers.frames(source))
+    file, patient, pixels = hashlib.sha256(source).hexdigest(), found.about.patient, found.pixels
   pixels = plain(pixels)
   return Fingerprint(file, digest(pixels), duplicates.thumbnails(pixels), patient)
 
@@ -48,8 +48,7 @@ def of(source: bytes | np.ndarray) -> Fingerprint:
 def plain(pixels: np.ndarray) -> np.ndarray:
   """[H, W, 1 to 4] on black where transparent, and as one channel where there is no colour."""
   pixels = fitting.opaque(pixels)
-  first = pixels[..., :1]
-  return first if (pixels == first).all() else pixels
+  return pixels[..., :1] if pixels.shape[2] == 1 or frame.is_grey(pixels) else pixels
 
 
 def digest(pixels: np.ndarray) -> str:
