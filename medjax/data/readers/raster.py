@@ -24,6 +24,7 @@ _UPRIGHT = {  # EXIF orientation -> (axes are swapped, then these are mirrored)
   7: (True, (0, 1)),
   8: (True, (0,)),
 }
+_PLAIN = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}  # kinds of JPEG, and as what they are read
 _TURNED = "turned upright by its EXIF orientation"
 
 
@@ -37,6 +38,10 @@ def frames(data: bytes, cfg: settings.Reading) -> Iterator[frame.Frame]:
   Raises:
     frame.Unreadable: with the reason.
   """
+  plain = _plain_jpeg(data)
+  if plain is not None:
+    yield plain
+    return
   image = _opened(data)
   try:
     pages = _pages(image)
@@ -48,6 +53,21 @@ def frames(data: bytes, cfg: settings.Reading) -> Iterator[frame.Frame]:
     raise
   except Exception as error:  # the decoders raise whatever they stumble over
     raise frame.Unreadable(f"damaged: {error}") from error
+
+
+def _plain_jpeg(data: bytes) -> frame.Frame | None:
+  """The frame of a whole, upright, grey or RGB JPEG file; None for what Pillow must look at."""
+  if not data.startswith(b"\xff\xd8\xff") or b"Exif\0" in data:
+    return None
+  try:
+    height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
+    frame.check_size(height, width)
+    if kind not in _PLAIN:
+      return None
+    pixels = simplejpeg.decode_jpeg(data, _PLAIN[kind])
+  except ValueError:  # damage, which Pillow has words for
+    return None
+  return frame.made(0, pixels, frame.About(format="JPEG"))
 
 
 def _opened(data: bytes) -> Image.Image:
