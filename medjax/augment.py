@@ -15,8 +15,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medjax import settings
+
+_LUMA = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey (ITU-R BT.601)
+# Optical densities of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001).
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_DARKEST = 1 / 255  # of pixels, that their optical density be finite
 
 # (key of this step and use, images [b, H, W, C] in [0, 1], slots [b] int32) -> images alike
 Augmenter = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -43,13 +49,20 @@ class Draws(NamedTuple):
   blur: jax.Array
   blur_sigma: jax.Array
   noise: jax.Array
+  saturation: jax.Array
+  hue: jax.Array
+  jitter: jax.Array
+  grayscale: jax.Array
+  cutout_y: jax.Array
+  cutout_x: jax.Array
 
 
 def make(cfg: settings.Augment) -> Augmenter:
   """Builds the augmentation that `cfg` asks for.
 
   The order is: one affine warp (Keras ImageDataGenerator semantics, then a random resized crop of
-  its result, composed), brightness and contrast, gamma, inversion, blur, noise.
+  its result, composed), stains, brightness and contrast, saturation and hue, grayscale, gamma,
+  inversion, blur, noise, cutout.
 
   Returns:
     A function (key, images, slots) -> images. Images are [b, H, W, C] floats in [0, 1] and keep
@@ -89,6 +102,8 @@ def _check_bounds(cfg: settings.Augment) -> None:
       raise ValueError(f"augment.{name} is ({low}, {high}): write (low, high), both above 0")
   if cfg.crop_area[1] > 1:
     raise ValueError(f"augment.crop_area is {cfg.crop_area}: a crop keeps a share of at most 1")
+  if not 0 <= cfg.cutout <= 1:
+    raise ValueError(f"augment.cutout is {cfg.cutout}: it is a share of the image's sides, 0 to 1")
 
 
 def warp(image: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -153,7 +168,86 @@ def _light(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array
   mean = image.mean()
   contrast = 1 + _within(draws.contrast, cfg.contrast)
   brightness = _within(draws.brightness, cfg.brightness)
-  return jnp.clip((image - mean) * contrast + mean + brightness, 0, 1)
+  lit = jnp.clip((image - mean) * contrast + mean + brightness, 0, 1)
+  return _jittered(cfg, draws, lit, image)
+
+
+def _jittered(
+  cfg: settings.Augment, draws: Draws, changed: jax.Array, image: jax.Array
+) -> jax.Array:
+  if cfg.jitter == 1:
+    return changed
+  return jnp.where(draws.jitter < cfg.jitter, changed, image)
+
+
+def _stain(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array) -> jax.Array:
+  """Stains a slide more or less in each of its colours (Tellez et al. 2018, section II-C).
+
+  The way from pixels to stains, their change and the way back are one affine map of densities.
+  """
+  del draws
+  draw = jax.random.uniform(jax.random.fold_in(key, 0), (2, len(_STAINS)), image.dtype)
+  factor, added = _within(draw, cfg.stain)
+  stains = jnp.asarray(_STAINS, image.dtype)
+  apart = jnp.asarray(np.linalg.inv(_STAINS), image.dtype)
+  density = [-jnp.log10(jnp.maximum(shade, _DARKEST)) for shade in _shades(image, "stain")]
+  matrix = (apart[:, :, None] * (1 + factor)[:, None] * stains).sum(1)  # [3, 3], as in `_matrix`
+  offset = (added[:, None] * stains).sum(0)
+  stained = [
+    sum(m * d for m, d in zip(column, density, strict=True)) + shift
+    for column, shift in zip(matrix.T, offset, strict=True)
+  ]
+  return jnp.clip(10 ** -jnp.stack(stained, axis=-1), 0, 1)
+
+
+def _colour(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array) -> jax.Array:
+  """Moves the pixels from or towards their grey, then along the colour circle."""
+  del key
+  changed = image
+  if cfg.saturation:
+    grey = _grey(image, "saturation")
+    factor = 1 + _within(draws.saturation, cfg.saturation)
+    changed = jnp.clip(grey + (image - grey) * factor, 0, 1)
+  if cfg.hue:
+    changed = _turned(_shades(changed, "hue"), _within(draws.hue, cfg.hue))
+  return _jittered(cfg, draws, changed, image)
+
+
+def _turned(shades: tuple[jax.Array, ...], turn: jax.Array) -> jax.Array:
+  """Red, green and blue [H, W] of another hue, by a share of the circle of HSV (Smith 1978)."""
+  red, green, blue = shades
+  high = jnp.maximum(jnp.maximum(red, green), blue)
+  chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
+  sixths = jnp.where(
+    high == red,
+    green - blue,
+    jnp.where(high == green, blue - red, red - green),
+  ) / jnp.where(chroma > 0, chroma, 1)
+  sixths += jnp.where(high == red, 0, jnp.where(high == green, 2, 4)) + 6 * turn
+  away = [(start + sixths) % 6 for start in (5, 3, 1)]
+  turned = [high - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1) for k in away]
+  return jnp.stack(turned, axis=-1)
+
+
+def _grayscale(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array) -> jax.Array:
+  del key
+  return jnp.where(draws.grayscale < cfg.grayscale, _grey(image, "grayscale"), image)
+
+
+def _grey(image: jax.Array, name: str) -> jax.Array:
+  """[H, W, 1]."""
+  red, green, blue = (w * shade for w, shade in zip(_LUMA, _shades(image, name), strict=True))
+  return (red + green + blue)[..., None]
+
+
+def _shades(image: jax.Array, name: str) -> tuple[jax.Array, ...]:
+  """Red, green and blue, [H, W] each: a last dimension of 3 would leave vector units idle."""
+  if image.shape[-1] != 3:
+    raise ValueError(
+      f"augment.{name} is about colours, and the images have {image.shape[-1]} channel(s): set "
+      f"augment.{name}=0, or data.channels=3"
+    )
+  return tuple(image[..., channel] for channel in range(3))
 
 
 def _gamma(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array) -> jax.Array:
@@ -200,6 +294,24 @@ def _noise(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array
   return jnp.clip(noisy, 0, 1).reshape(image.shape)
 
 
+def _cutout(cfg: settings.Augment, draws: Draws, key: jax.Array, image: jax.Array) -> jax.Array:
+  """Paints a square about any pixel in the image's mean (DeVries & Taylor 2017, section 3.1)."""
+  del key
+  rows, columns = (
+    _hidden(draw, length, cfg.cutout)
+    for draw, length in zip((draws.cutout_y, draws.cutout_x), image.shape[:2], strict=True)
+  )
+  return jnp.where((rows[:, None] & columns)[..., None], image.mean((0, 1)), image)
+
+
+def _hidden(draw: jax.Array, length: int, share: float) -> jax.Array:
+  """[length] bool, True in a run of `share` of the length, cut off where it leaves the image."""
+  side = round(share * length)
+  start = jnp.floor(draw * length) - side // 2
+  at = jnp.arange(length)
+  return (start <= at) & (at < start + side)
+
+
 _STEPS: tuple[tuple[Callable[[settings.Augment], bool], Callable], ...] = (
   (
     lambda cfg: (
@@ -209,11 +321,15 @@ _STEPS: tuple[tuple[Callable[[settings.Augment], bool], Callable], ...] = (
     ),
     _warp,
   ),
+  (lambda cfg: cfg.stain > 0, _stain),
   (lambda cfg: bool(cfg.brightness or cfg.contrast), _light),
+  (lambda cfg: bool(cfg.saturation or cfg.hue), _colour),
+  (lambda cfg: cfg.grayscale > 0, _grayscale),
   (lambda cfg: cfg.gamma != (1, 1), _gamma),
   (lambda cfg: cfg.invert > 0, _invert),
   (lambda cfg: cfg.blur > 0, _blur),
   (lambda cfg: cfg.noise > 0, _noise),
+  (lambda cfg: cfg.cutout > 0, _cutout),
 )
 
 

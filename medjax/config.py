@@ -26,7 +26,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from medjax import settings, trees
 
-_STAGE_KEYS = {field.name for field in dataclasses.fields(settings.Stage)} - {"name"}
+_OF_ONE = {"name", "seed", "cell"}  # keys of a single stage; `seed` at top level is the run's
+_STAGE_KEYS = {field.name for field in dataclasses.fields(settings.Stage)} - _OF_ONE
 
 
 class _Text(str):
@@ -86,12 +87,27 @@ def parse(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> settings.Co
   bases = [_layered({}, shared, stage) for stage in stages]
   reach = _reach(top_stage, stages, bases)
   built = tuple(
-    _build(settings.Stage(), _layered(base, over, of_stage.get(stage["name"], {})), "")
+    _build_stage(_layered(base, over, of_stage.get(stage["name"], {})))
     for stage, base, over in zip(stages, bases, reach, strict=True)
   )
   config = dataclasses.replace(_build(settings.Config(), tree | top_level, ""), stages=built)
   _check(config)
   return config
+
+
+def _build_stage(values: Mapping[str, Any]) -> settings.Stage:
+  """A stage; its monitors have the pixels of its data, unless they say otherwise."""
+  scoring = dict(values.get("eval", {}))
+  named = scoring.pop("monitors", ())
+  stage: settings.Stage = _build(settings.Stage(), {**values, "eval": scoring}, "")
+  named = _literal(named) if isinstance(named, _Text) else named
+  named = named if isinstance(named, (list, tuple)) else (named,)
+  pixels = {key: getattr(stage.data, key) for key in ("image_size", "channels", "cache")}
+  sets = [pixels | _as_dict(value, settings.Phantom()) for value in named]
+  monitors = tuple(
+    _build(settings.Phantom(), each, f"eval.monitors[{i}].") for i, each in enumerate(sets)
+  )
+  return dataclasses.replace(stage, eval=dataclasses.replace(stage.eval, monitors=monitors))
 
 
 def _layered(base: dict[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,6 +273,8 @@ def _coerce(hint: Any, value: Any) -> Any:
     raise ValueError
   if get_origin(hint) is tuple:
     return _coerce_tuple(get_args(hint), value)
+  if get_origin(hint) is types.UnionType:  # of one type and None
+    return None if value is None else _coerce(get_args(hint)[0], value)
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is float and number:
     return float(value)
@@ -322,11 +340,17 @@ _RANGES = {
   "train.stop.min_delta": (0, math.inf),
   "optimizer.accumulate": (1, math.inf),
   "optimizer.ema": (0, 0.999999),
+  "optimizer.layer_decay": (0, 1),
   "optimizer.plateau.patience": (0, math.inf),
   "optimizer.plateau.min_delta": (0, math.inf),
   "optimizer.plateau.factor": (0, 0.999999),
   "objective.defer_weights": (0, 1),
   "objective.auxiliary": (0, math.inf),
+  "objective.d_steps": (1, math.inf),
+  "objective.lr_ratio": (0, math.inf),
+  "objective.unsupervised": (0, math.inf),
+  "objective.mixup": (0, math.inf),
+  "objective.cutmix": (0, math.inf),
 }
 
 
@@ -340,13 +364,65 @@ def _check_ranges(stage: settings.Stage) -> None:
       raise ValueError(f"config: {key} = {value} of stage {stage.name!r} must be {limits}")
 
 
+def _check_imbalance(stage: settings.Stage) -> None:
+  """Raises ValueError where rare classes are both drawn more often and weighted for being rare."""
+  weights, sampling = getattr(stage.objective, "class_weights", ""), stage.data.feeding.sampling
+  if sampling != "shuffled" and weights in settings.BY_COUNTS:
+    raise ValueError(
+      f"config: data.feeding.sampling = {sampling!r} of stage {stage.name!r} draws rare classes"
+      f" more often, and objective.class_weights = {weights!r} counts on their being rare: set"
+      " objective.class_weights to none, or data.feeding.sampling to shuffled"
+    )
+
+
+def _check_rotation(stage: settings.Stage) -> None:
+  """Raises ValueError where an image may be turned so far that nobody can tell its quarter turn."""
+  hidden = stage.augment.vflip or stage.augment.rotation >= 45
+  if hidden and isinstance(stage.objective, settings.Rotation):
+    raise ValueError(
+      f"config: augment.rotation = {stage.augment.rotation:g} and augment.vflip = "
+      f"{stage.augment.vflip} of stage {stage.name!r} hide the turn that objective.name=rotation "
+      "learns: set a rotation below 45 and no vflip, or augment to pretext_gray or pretext_color"
+    )
+
+
+def _check_study(config: settings.Config) -> None:
+  """Raises ValueError unless the cells of the stages make a table of the study's columns."""
+  study, names = config.study, {stage.name for stage in config.stages}
+  cells = {stage.name: stage.cell for stage in config.stages if stage.cell}
+  for name, cell in cells.items():
+    if len(cell) != len(study.columns):
+      raise ValueError(
+        f"config: cell = {cell} of stage {name!r} must hold a text for each of study.columns = "
+        f"{study.columns}"
+      )
+  if len(set(cells.values())) < len(cells):
+    raise ValueError(f"config: two stages of the study have the same cell: {cells}")
+  if study.baseline and study.baseline not in {cell[0] for cell in cells.values()}:
+    raise ValueError(f"config: study.baseline = {study.baseline!r} is the arm of no stage's cell")
+  for stage in config.stages:
+    if isinstance(stage.objective, settings.Classical) and stage.init_from:
+      raise ValueError(
+        f"config: objective=classical learns from nothing else, so stage {stage.name!r} cannot "
+        f"start from {stage.init_from!r}: set its init_from to ''"
+      )
+    if strange := [name for name in stage.audit_against if name not in names - {stage.name}]:
+      raise ValueError(
+        f"config: audit_against of stage {stage.name!r} names {strange[0]!r}, which is no other "
+        f"stage{_meant(strange[0], names - {stage.name})}"
+      )
+
+
 def _check(config: settings.Config) -> None:
   """What no single key can say."""
   names = [stage.name for stage in config.stages]
   if config.compare and (len(config.compare) != 2 or not set(config.compare) <= set(names)):
     raise ValueError(f"config: compare = {config.compare} must name two of the stages {names}")
+  _check_study(config)
   for stage in config.stages:
     _check_ranges(stage)
+    _check_imbalance(stage)
+    _check_rotation(stage)
     if stage.init_from in names[names.index(stage.name) :]:
       raise ValueError(
         f"config: stage {stage.name!r} cannot start from {stage.init_from!r}: "

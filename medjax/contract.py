@@ -6,7 +6,7 @@ Nothing here computes. A room that needs another room's result needs one of thes
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -15,6 +15,8 @@ import numpy as np
 AXIS = "data"  # the one mesh axis: examples are cut along it
 PARTS = ("train", "val", "test")
 UNLABELLED = -1
+THRESHOLD = 0.5  # score from which on an image that may have several classes is given one
+BETWEEN = "|"  # stands between the classes of such an image in tables of predictions
 
 # Keys of a batch, a dict of arrays whose leading axis is the example's slot in the batch.
 IMAGE = "image"  # [b, H, W, C] uint8 from a feed, float in [0, 1] once inside a step
@@ -22,6 +24,7 @@ LABEL = "label"  # [b] int32, UNLABELLED where there is none; multi-label [b, K]
 MASK = "mask"  # [b] float, 0 for slots that only pad the batch to the number of devices
 SLOT = "slot"  # [b] int32, the example's slot in the *global* batch: what randomness is keyed by
 METADATA = "metadata"  # [b, M] float, what is known of the patient, encoded; in few sets
+CONDITION = "condition"  # [b] int32, the class that a conditional network is asked for
 INDEX = "index"  # [b] int32, row of the part's table: which image this is
 
 Batch = dict[str, jax.Array]
@@ -43,6 +46,7 @@ class DataInfo:
     metadata: width M of the encoded metadata; 0 where there are none.
     synthetic: whether the images were drawn by a program; shown wherever results are.
     multi_label: whether an image may have several of the classes, or none.
+    target: what the classes are: the set's own labels, or the sources of its images.
   """
 
   classes: tuple[str, ...]
@@ -54,6 +58,7 @@ class DataInfo:
   metadata: int = 0
   synthetic: bool = False
   multi_label: bool = False
+  target: Literal["label", "source"] = "label"
 
 
 @flax.struct.dataclass
@@ -77,7 +82,7 @@ class Predictions:
     ids: [n] path relative to the data root, or index as text.
     groups: [n] patient, lesion or source: what is never cut across parts.
     split: the part that was scored, one of `PARTS`.
-    labels: [n] int, index into `classes`.
+    labels: [n] int, index into `classes`; where an image may have several, [n, K] 0 or 1.
     scores: [n, K] float64 class probabilities.
     classes: K class names.
   """
@@ -90,6 +95,30 @@ class Predictions:
   classes: tuple[str, ...]
 
   @property
+  def multi_label(self) -> bool:
+    """Whether an image may have several of the classes, or none."""
+    return self.labels.ndim == 2
+
+  @property
   def predicted(self) -> np.ndarray:
-    """[n] int, the class with the highest score; the first one on a tie."""
+    """[n] int, the class with the highest score; the first one on a tie.
+
+    Where an image may have several, [n, K] bool, those whose scores reach `THRESHOLD`.
+    """
+    if self.multi_label:
+      return self.scores >= THRESHOLD
     return self.scores.argmax(axis=1)
+
+  @property
+  def members(self) -> np.ndarray:
+    """[n, K] bool, which image is of which class."""
+    if self.multi_label:
+      return self.labels > 0
+    return self.labels[:, None] == np.arange(len(self.classes))
+
+  @property
+  def assigned(self) -> np.ndarray:
+    """[n, K] bool, which image was given which class."""
+    if self.multi_label:
+      return self.predicted
+    return self.predicted[:, None] == np.arange(len(self.classes))

@@ -6,8 +6,9 @@ every metric is computed from that table (`metrics`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import csv
+import itertools
 import pathlib
 from typing import Any
 
@@ -38,6 +39,19 @@ def scorer(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
   return mesh_lib.mapped(score, mesh, _SPECS, mesh_lib.cut(1))
 
 
+def embedder(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
+  """A jitted function (state, ticket of k batches with their pixels) -> embeddings [k, B, D].
+
+  Args:
+    objective: whose `forward` gives the embeddings. mesh: to run on.
+  """
+
+  def embed(state, tickets):
+    return lax.map(lambda batch: objective.forward(state, batch).embedding, tickets)
+
+  return mesh_lib.mapped(embed, mesh, _SPECS, mesh_lib.cut(1))
+
+
 def calibrator(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
   """A jitted function (state, tickets) -> batch-norm statistics anew, for `state.stats`.
 
@@ -50,6 +64,26 @@ def calibrator(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
   return mesh_lib.mapped(calibrate, mesh, _SPECS, mesh_lib.REPLICATED)
+
+
+def table(fn: Callable, state: base.TrainState, feed: Any) -> np.ndarray:
+  """What `fn` says of every image of a part, a row [n, ...] an image in the part's order.
+
+  Args:
+    fn: from `scorer` or `embedder`, compiled or not. state: to look at. feed: of the part, in
+      order, streamed.
+  """
+  feed.position = 0
+  batches: list[jax.Array] = []  # [1, B', ...] each
+  for step in range(len(feed)):
+    batches.append(fn(state, feed.next(1)))
+    if step >= _AHEAD:
+      batches[step - _AHEAD].block_until_ready()
+  return np.concatenate(
+    [  # slots past a batch's own rows only fill up the devices
+      batch[0, : len(feed.rows(step))] for step, batch in enumerate(jax.device_get(batches))
+    ]
+  )
 
 
 def predict(
@@ -65,29 +99,25 @@ def predict(
   Returns:
     The table, in the part's order.
   """
-  feed.position = 0
-  rows: list[jax.Array] = []  # [1, B', K] a batch
-  for step in range(len(feed)):
-    rows.append(score(state, feed.next(1)))
-    if step >= _AHEAD:
-      rows[step - _AHEAD].block_until_ready()
-  scores = [  # slots past a batch's own rows only fill up the devices
-    batch[0, : len(feed.rows(step))] for step, batch in enumerate(jax.device_get(rows))
-  ]
+  scores = table(score, state, feed)
   return contract.Predictions(
     ids=part.ids,
     groups=part.groups,
     split=part.name,
     labels=part.labels,
-    scores=np.concatenate(scores).astype(np.float64),
+    scores=scores.astype(np.float64),
     classes=classes,
   )
 
 
 def write(path: pathlib.Path, table: contract.Predictions) -> None:
-  """Writes the table as CSV, a row an image: id, group, split, label, predicted, score_<class>."""
-  names = np.asarray(table.classes)
-  columns = ["id", "group", "split", "label", "predicted", *(f"score_{c}" for c in table.classes)]
+  """Writes the table as CSV, a row an image: id, group, split, label, predicted, score_<class>.
+
+  Where an image may have several classes, the columns are `labels` and `predicted`, each with the
+  names of all, `contract.BETWEEN` between them.
+  """
+  label = _COLUMNS[table.multi_label]
+  columns = ["id", "group", "split", label, "predicted", *(f"score_{c}" for c in table.classes)]
   partial = path.with_suffix(".partial")
   with partial.open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
@@ -95,8 +125,8 @@ def write(path: pathlib.Path, table: contract.Predictions) -> None:
     for row in zip(
       table.ids,
       table.groups,
-      names[table.labels],
-      names[table.predicted],
+      _names(table.labels, table.classes),
+      _names(table.predicted, table.classes),
       table.scores,
       strict=True,
     ):
@@ -111,11 +141,33 @@ def read(path: pathlib.Path) -> contract.Predictions:
     header, *rows = csv.reader(file)
   classes = tuple(name.removeprefix("score_") for name in header[5:])
   columns = list(zip(*rows, strict=True))
+  labels = _several if header[3] == _COLUMNS[True] else _single
   return contract.Predictions(
     ids=np.asarray(columns[0]),
     groups=np.asarray(columns[1]),
     split=columns[2][0],
-    labels=np.asarray([classes.index(label) for label in columns[3]], np.int32),
+    labels=labels(columns[3], classes),
     scores=np.asarray(columns[5:], np.float64).T,
     classes=classes,
   )
+
+
+_COLUMNS = {False: "label", True: "labels"}  # by whether an image may have several
+
+
+def _names(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+  """[n] the class of each image, or the classes."""
+  if labels.ndim == 1:
+    return np.asarray(classes)[labels]
+  return np.array([contract.BETWEEN.join(itertools.compress(classes, row)) for row in labels])
+
+
+def _single(names: Sequence[str], classes: tuple[str, ...]) -> np.ndarray:
+  """[n] int32 of `_names`."""
+  return np.asarray([classes.index(name) for name in names], np.int32)
+
+
+def _several(names: Sequence[str], classes: tuple[str, ...]) -> np.ndarray:
+  """[n, K] float32 of `_names`."""
+  held = [set(name.split(contract.BETWEEN)) for name in names]
+  return np.array([[name in each for name in classes] for each in held], np.float32)

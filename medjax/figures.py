@@ -30,6 +30,7 @@ LABELS = {
   "ppv": "PPV",
   "weighted_f1": "weighted F1",
 }
+MONITORS = ("knn/", "probe/")  # accuracies on the sets of `eval.monitors`
 CURVES = {"loss": "training", "val/loss": "validation"}
 
 
@@ -86,12 +87,18 @@ def training_curves(
   """Loss, validation metrics and learning rate over steps, each where the rows hold it.
 
   Args:
-    history: rows of `metrics.jsonl`; keys `loss`, `val/loss`, `val/<metric>` and `lr` are drawn.
+    history: rows of `metrics.jsonl`; keys `loss`, `val/loss`, `val/<metric>`, `lr` and those of
+      monitors are drawn.
     select: validation metrics to draw.
   """
   keys = {key for row in history for key in row}
   metric_keys = [f"val/{name}" for name in dict.fromkeys(select)]
-  panels = {"loss": ["loss", "val/loss"], "validation": metric_keys, "learning rate": ["lr"]}
+  panels = {
+    "loss": ["loss", "val/loss"],
+    "validation": metric_keys,
+    "monitors": sorted(key for key in keys if key.startswith(MONITORS)),
+    "learning rate": ["lr"],
+  }
   held = {title: [k for k in names if k in keys] for title, names in panels.items()}
   return {title: _curves(history, title, names) for title, names in held.items() if names}
 
@@ -113,7 +120,13 @@ def _curves(
 
 
 def confusion_matrix(table: contract.Predictions) -> mpl_figure.Figure:
-  """Images by truth (rows) and prediction, and their share of each row."""
+  """Images by truth (rows) and prediction, and their share of each row.
+
+  Where an image may have several classes: of each class (rows), what was made of the images that
+  have it and of those that have not.
+  """
+  if table.multi_label:
+    return _decided(table)
   k = len(table.classes)
   matrix = rates.confusion(table.labels, table.predicted, k)
   side = 2.4 + 0.55 * k
@@ -134,10 +147,32 @@ def confusion_matrix(table: contract.Predictions) -> mpl_figure.Figure:
   return figure
 
 
+def _decided(table: contract.Predictions) -> mpl_figure.Figure:
+  """Each class by what was decided; sensitivity and specificity are the first and the last."""
+  matrix = rates.decisions(table.members, table.assigned, np.ones(len(table.ids)))
+  share = rates.ratio(matrix, matrix.sum(-1, keepdims=True)).value
+  (tn, fp), (fn, tp) = np.moveaxis(matrix, 0, -1)
+  (tns, fps), (fns, tps) = np.moveaxis(share, 0, -1)
+  drawn, shares = np.stack([tp, fn, fp, tn], 1), np.stack([tps, fns, fps, tns], 1)
+  figure, axes = _axes(5.6, 1.4 + 0.4 * len(table.classes))
+  axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+  axes.grid(False)
+  axes.spines[:].set_visible(False)
+  axes.set_xticks(range(4), ["there, found", "there, missed", "not there, told", "not there"])
+  axes.set_yticks(range(len(table.classes)), [_literal(name) for name in table.classes])
+  for row, column in np.ndindex(drawn.shape):
+    text = f"{drawn[row, column]:,.0f}  {shares[row, column]:.0%}"
+    colour = "white" if shares[row, column] > 0.55 else INK
+    axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+  return figure
+
+
 def _one_vs_rest(table: contract.Predictions) -> list[tuple[str, rates.Ranking]]:
-  """A ranking for class 1 of two, or for each of more."""
-  chosen = [1] if len(table.classes) == 2 else list(range(len(table.classes)))
-  return [(table.classes[c], rates.ranking(table.labels == c, table.scores[:, c])) for c in chosen]
+  """A ranking for class 1 of two that exclude each other, or for each class."""
+  alone = len(table.classes) == 2 and not table.multi_label
+  chosen = [1] if alone else list(range(len(table.classes)))
+  members = table.members
+  return [(table.classes[c], rates.ranking(members[:, c], table.scores[:, c])) for c in chosen]
 
 
 def roc(table: contract.Predictions) -> mpl_figure.Figure:
@@ -164,7 +199,7 @@ def precision_recall(table: contract.Predictions) -> mpl_figure.Figure:
       recall, precision = rates.pr_curve(ranking)
       recall, precision = np.insert(recall, 0, 0), np.insert(precision, 0, precision[0])
       axes.step(recall, precision, where="pre", label=text, linewidth=1.8, **style)
-      if len(table.classes) == 2:
+      if len(table.classes) == 2 and not table.multi_label:
         axes.axhline(precision[-1], color=GREY, linewidth=1, linestyle=":")
   _unit_square(axes, "sensitivity (recall)", "PPV (precision)")
   _legend(axes, "lower left")
@@ -180,9 +215,34 @@ def calibration(table: contract.Predictions) -> mpl_figure.Figure:
   middle = (np.arange(metrics.BINS) + 0.5) / metrics.BINS
   _clean(upper).plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
   upper.plot(found.confidence[held], found.accuracy[held], color=BLUE, marker="o", linewidth=1.5)
-  upper.set(xlim=(0, 1.01), ylim=(-0.02, 1.02), ylabel="share that is right")
+  x, right, counted = "confidence (highest score)", "share that is right", "images"
+  if table.multi_label:
+    x, right, counted = "score of a class", "share that has it", "decisions"
+  upper.set(xlim=(0, 1.01), ylim=(-0.02, 1.02), ylabel=right)
   _clean(lower).bar(middle, found.images, width=0.9 / metrics.BINS, color=BLUE, alpha=0.5)
-  lower.set(xlabel="confidence (highest score)", ylabel="images")
+  lower.set(xlabel=x, ylabel=counted)
+  return figure
+
+
+def embedding(
+  points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str
+) -> mpl_figure.Figure:
+  """Embeddings in the plane, coloured by class.
+
+  Args:
+    points: [n, 2] of `probes.plane`. labels: [n] int, index into `classes`. title: drawn above.
+  """
+  figure, axes = _axes(5.2, 4.4)
+  for index, name in enumerate(classes):
+    mine = points[labels == index]
+    colour, marker = CYCLE[index % len(CYCLE)], "os^D"[index // len(CYCLE) % 4]
+    text = f"{_literal(name)} ({len(mine):,})"
+    axes.scatter(
+      mine[:, 0], mine[:, 1], s=9, color=colour, marker=marker, alpha=0.7, linewidth=0, label=text
+    )
+  axes.set_title(_literal(title), fontsize=10, color=INK, loc="left")
+  axes.set(xticks=[], yticks=[])  # neither axis has a meaning of its own
+  axes.legend(frameon=False, fontsize=8, markerscale=2, loc="upper left", bbox_to_anchor=(1, 1))
   return figure
 
 
@@ -200,4 +260,55 @@ def differences(found: Mapping[str, metrics.Difference]) -> mpl_figure.Figure:
   axes.invert_yaxis()
   axes.grid(axis="y", visible=False)
   axes.set_xlabel("worse  \N{LEFTWARDS ARROW}  difference  \N{RIGHTWARDS ARROW}  better")
+  return figure
+
+
+Cell = tuple[Sequence[float], metrics.Interval | None]  # values of repeats, interval of their mean
+
+
+def arms_by_level(
+  arms: Mapping[str, Mapping[str, Cell]], metric: str, level: str
+) -> mpl_figure.Figure:
+  """A metric of several arms over levels: mean and interval, and a dot for each repeat.
+
+  Args:
+    arms: arm -> level -> its cell; levels are drawn in order, at equal distances.
+    metric: what the values are. level: what the levels are.
+  """
+  names = list(dict.fromkeys(name for cells in arms.values() for name in cells))
+  figure, axes = _axes(2.2 + 1.5 * len(names), 4.0)
+  step = 0.5 / max(len(arms), 1)
+  for i, (arm, cells) in enumerate(arms.items()):
+    x = np.array([names.index(name) for name in cells]) + step * (i - (len(arms) - 1) / 2)
+    means = [float(np.mean(values)) for values, _ in cells.values()]
+    style = _style(i)
+    axes.plot(x, means, marker="o", markersize=6, linewidth=1.3, label=_literal(arm), **style)
+    for at, (values, found) in zip(x, cells.values(), strict=True):
+      beside = [at + 0.16 * step] * len(values)
+      axes.plot(beside, values, "o", color=style["color"], markersize=3, alpha=0.5)
+      if found is not None:
+        axes.plot([at, at], [found.low, found.high], color=style["color"], linewidth=1.8)
+  axes.set_xticks(range(len(names)), [_literal(name) for name in names])
+  axes.set(xlabel=_literal(level), ylabel=label(metric), xlim=(-0.6, len(names) - 0.4))
+  axes.grid(axis="x", visible=False)
+  axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+  return figure
+
+
+def arms_listed(arms: Mapping[str, Cell], metric: str, baseline: str) -> mpl_figure.Figure:
+  """A metric of several arms, one below the other; a dotted line is at the baseline."""
+  figure, axes = _axes(6.0, 0.9 + 0.3 * len(arms))
+  for row, (arm, (values, found)) in enumerate(arms.items()):
+    colour = GREY if arm == baseline else BLUE
+    mean = float(np.mean(values))
+    axes.plot(values, [row] * len(values), "o", color=colour, markersize=3, alpha=0.35)
+    axes.plot(mean, row, "o", color=colour, markersize=6)
+    if found is not None:
+      axes.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
+    if arm == baseline:
+      axes.axvline(mean, color=INK, linewidth=1, linestyle=":")
+  axes.set_yticks(range(len(arms)), [_literal(arm) for arm in arms])
+  axes.invert_yaxis()
+  axes.grid(axis="y", visible=False)
+  axes.set_xlabel(label(metric))
   return figure

@@ -6,18 +6,17 @@ NumPy, once, before training; `losses` takes the results.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import math
 
 import numpy as np
+
+from medjax import settings
 
 
 def _refuse_empty(counts: Sequence[int] | np.ndarray, so: str, kind: str = "image") -> None:
   empty = np.flatnonzero(np.asarray(counts) <= 0)
   if empty.size:
     raise ValueError(f"class {empty[0]} has no {kind} in the training part, so {so}")
-
-
-def _ones(counts: np.ndarray) -> np.ndarray:
-  return np.ones(len(counts))
 
 
 def _balanced(counts: np.ndarray) -> np.ndarray:
@@ -35,37 +34,71 @@ def _class_balanced(counts: np.ndarray) -> np.ndarray:
   return inverse * len(counts) / inverse.sum()
 
 
-_CLASS_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-  "none": _ones,
+# The keys are `settings.BY_COUNTS`.
+_BY_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   "balanced": _balanced,
   "inv_norm": _inverse_normalised,
   "class_balanced": _class_balanced,
 }
+# What Nguyen et al. 2022 set beside their augmented images: melanoma's weight in HAM10000.
+_NAMED = {"mel5": "mel=5"}
 
 
-def class_weights(scheme: str, counts: Sequence[int]) -> np.ndarray:
-  """Class weights from the number of images of each class in the training part.
+def class_weights(scheme: str, counts: Sequence[int], classes: Sequence[str] = ()) -> np.ndarray:
+  """Class weights, most of them from the number of images of each class in the training part.
 
   Args:
-    scheme: `none` (1), `balanced` (N / (K n_k)), `inv_norm` ((1 / n_k) / sum_j 1 / n_j) or
+    scheme: `none` (1), `balanced` (N / (K n_k)), `inv_norm` ((1 / n_k) / sum_j 1 / n_j),
       `class_balanced`, (1 - beta) / (1 - beta^n_k) rescaled to the sum K: the inverse effective
       number of images (Cui et al. 2019, proposition 1), with a beta of 0.9999, or 0.999 if no class
-      has 5,000 images.
+      has 5,000 images; or weights of named classes, `mel=5,bcc=2`, all others 1, of which `mel5` is
+      the one that Nguyen et al. 2022 used.
     counts: n_k.
+    classes: names of the K classes, for weights by name.
 
   Returns:
     [K] float64.
 
   Raises:
-    KeyError: for an unknown scheme.
-    ValueError: for a class without images, whose weight would be infinite.
+    KeyError: for an unknown scheme or class.
+    ValueError: for a class without images, whose weight would be infinite, and for a named weight
+      that is no number above 0.
   """
-  if scheme not in _CLASS_WEIGHTS:
-    raise KeyError(f"unknown class weights {scheme!r}: choose one of {', '.join(_CLASS_WEIGHTS)}")
-  if scheme != "none":
-    cure = "give it images, drop the class, or set objective.class_weights=none"
-    _refuse_empty(counts, f"{scheme!r} weights do not exist: {cure}")
-  return _CLASS_WEIGHTS[scheme](np.asarray(counts, np.float64))
+  scheme = _NAMED.get(scheme, scheme)
+  if scheme == "none":
+    return np.ones(len(counts))
+  if "=" in scheme:
+    return _given(scheme, classes)
+  if scheme not in _BY_COUNTS:
+    known = ", ".join(settings.WEIGHTS)
+    raise KeyError(f"unknown class weights {scheme!r}: choose one of {known}, or name=weight")
+  cure = "give it images, drop the class, or set objective.class_weights=none"
+  _refuse_empty(counts, f"{scheme!r} weights do not exist: {cure}")
+  return _BY_COUNTS[scheme](np.asarray(counts, np.float64))
+
+
+def _given(pairs: str, classes: Sequence[str]) -> np.ndarray:
+  """[K] of `name=weight,...`, 1 where a class is not named."""
+  weights = np.ones(len(classes))
+  for pair in pairs.split(","):
+    name, _, weight = (part.strip() for part in pair.rpartition("="))
+    if name not in classes:
+      raise KeyError(
+        f"objective.class_weights weighs {name!r}, which is no class of these data: they have "
+        f"{', '.join(classes)}"
+      )
+    weights[classes.index(name)] = _positive(pair, weight)
+  return weights
+
+
+def _positive(pair: str, weight: str) -> float:
+  try:
+    value = float(weight)
+  except ValueError:
+    value = 0.0
+  if not 0 < value < math.inf:
+    raise ValueError(f"objective.class_weights: {pair.strip()!r} is no name=weight above 0")
+  return value
 
 
 def balanced_bce_weights(counts: Sequence[int], total: int) -> tuple[np.ndarray, np.ndarray]:

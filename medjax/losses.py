@@ -296,3 +296,41 @@ def unit_length(embeddings: jax.Array) -> jax.Array:
   embeddings = _wide(embeddings)
   squared = (embeddings**2).sum(axis=-1, keepdims=True)
   return embeddings * jax.lax.rsqrt(jnp.maximum(squared, 1e-6))
+
+
+_LEAST = -1e4  # log-odds below which a probability is 0 in any float
+
+
+def real(log_odds: jax.Array) -> jax.Array:
+  """-log D of [b] log-odds of being real: of real images, and of generated ones for their maker."""
+  return jax.nn.softplus(-_wide(log_odds))
+
+
+def generated(log_odds: jax.Array) -> jax.Array:
+  """-log(1 - D) of [b] log-odds of being real: the discriminator's loss of generated images."""
+  return jax.nn.softplus(_wide(log_odds))
+
+
+def hinge_real(verdicts: jax.Array) -> jax.Array:
+  """max(0, 1 - D) of [b] verdicts on real images (Miyato et al. 2018, equation 16)."""
+  return jnp.maximum(0, 1 - _wide(verdicts))
+
+
+def hinge_generated(verdicts: jax.Array) -> jax.Array:
+  """max(0, 1 + D) of [b] verdicts on generated images; their maker minimises -D itself."""
+  return jnp.maximum(0, 1 + _wide(verdicts))
+
+
+def log_odds(logits: jax.Array) -> jax.Array:
+  """Log-odds of being any of K classes, beside a class more whose logit is 0.
+
+  D = Z / (Z + 1) with Z = sum_k exp l_k (Salimans et al. 2016, section 5): the probability that an
+  image is real, told by a classifier whose class K + 1 is "generated".
+
+  Args:
+    logits: [b, K], each read as no less than -1e4, where D is 0 and the losses are still finite.
+
+  Returns:
+    [b] log Z; D is their sigmoid.
+  """
+  return jax.nn.logsumexp(jnp.maximum(_wide(logits), _LEAST), axis=-1)

@@ -8,23 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax import contract, rates
+from medjax import contract, decisions, rates
 
-BINS = 15
+BINS = rates.BINS
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 _BLOCK = 1 << 20  # resamples x images that are looked at together: a few arrays of 8 MB
-
-
-class Reliability(NamedTuple):
-  """Images, mean confidence and accuracy of each confidence bin, [..., bins]."""
-
-  images: np.ndarray
-  confidence: np.ndarray
-  accuracy: np.ndarray
 
 
 class Interval(NamedTuple):
@@ -59,7 +51,7 @@ def _check(predictions: contract.Predictions) -> None:
     raise ValueError(f"{n} images of {k} classes cannot be scored: at least 1 and 2 are needed")
   if predictions.scores.shape != (n, k):
     raise ValueError(f"scores are {predictions.scores.shape}; {n} images, {k} classes need {n, k}")
-  outside = np.flatnonzero((predictions.labels < 0) | (predictions.labels >= k))
+  outside = np.flatnonzero(_strange(predictions))
   if outside.size:
     raise ValueError(
       f"{outside.size} of {n} images have no label out of {predictions.classes}, first"
@@ -73,10 +65,18 @@ def _check(predictions: contract.Predictions) -> None:
     )
 
 
+def _strange(predictions: contract.Predictions) -> np.ndarray:
+  """[n] bool, whether an image's labels are not what labels can be."""
+  labels = predictions.labels
+  if predictions.multi_label:
+    return ((labels != 0) & (labels != 1)).any(axis=1)
+  return (labels < 0) | (labels >= len(predictions.classes))
+
+
 def absent_classes(predictions: contract.Predictions) -> tuple[str, ...]:
   """Names of the classes without an image here, which every average leaves out."""
-  held = np.bincount(predictions.labels, minlength=len(predictions.classes))
-  return tuple(name for name, n in zip(predictions.classes, held, strict=True) if n == 0)
+  absent = np.flatnonzero(~predictions.members.any(axis=0))
+  return tuple(predictions.classes[c] for c in absent)
 
 
 class _Weighted:
@@ -124,20 +124,10 @@ class _Weighted:
     p = np.maximum(self.scores[np.arange(len(self.labels)), self.labels], 1e-7)
     return rates.ratio(self.weights @ -np.log(p), self.total)
 
-  def reliability(self, bins: int = BINS) -> Reliability:
-    """The highest score against how often it is right, in equal bins (low, high] of [0, 1]."""
-    confidence = self.scores.max(1)
-    own = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    spread = np.eye(bins)[own]  # [n, bins]
-    right = spread * (self.predicted == self.labels)[:, None]
-    count = self.weights @ spread
-    mean = rates.ratio(self.weights @ (spread * confidence[:, None]), count).value
-    return Reliability(count, mean, rates.ratio(self.weights @ right, count).value)
-
-  def ece(self) -> rates.Rate:
-    """Mean over images of |accuracy - confidence| of their bin."""
-    r = self.reliability()
-    return rates.ratio((r.images * np.abs(r.accuracy - r.confidence)).sum(-1), self.total)
+  def reliability(self, bins: int) -> rates.Reliability:
+    """The highest score against how often it is right."""
+    right = self.predicted == self.labels
+    return rates.reliability(self.scores.max(1)[:, None], right[:, None], self.weights, bins)
 
   def recognition(self) -> rates.Rate:
     """Mean over groups of the share of their images that is right (Spanhol et al. 2016)."""
@@ -147,7 +137,8 @@ class _Weighted:
     return rates.ratio(self.weights @ right, self.weights @ share)
 
 
-Metric = Callable[[_Weighted], rates.Rate]
+_View = _Weighted | decisions.Weighted
+Metric = Callable[[Any], rates.Rate]  # of a `_View`
 
 METRICS: dict[str, Metric] = {
   "accuracy": lambda t: rates.accuracy(t.matrix),
@@ -161,7 +152,7 @@ METRICS: dict[str, Metric] = {
   "auc": lambda t: t.ranked[0],
   "ap": lambda t: t.ranked[1],
   "group_recognition": _Weighted.recognition,
-  "ece": _Weighted.ece,
+  "ece": lambda t: rates.calibration_error(t.reliability(BINS)),
   "log_loss": _Weighted.log_loss,
   "brier": _Weighted.brier,
 }
@@ -174,17 +165,28 @@ BINARY: dict[str, Metric] = {  # of class 1
 }
 
 
-def _known(classes: int) -> dict[str, Metric]:
+def _known(classes: int, multi_label: bool) -> dict[str, Metric]:
+  if multi_label:
+    return decisions.METRICS
   return METRICS | BINARY if classes == 2 else METRICS
 
 
-def names(classes: int) -> tuple[str, ...]:
-  """Names that `summary`, `intervals` and `settings.Eval.select` know for that many classes."""
-  return tuple(_known(classes))
+def names(classes: int, multi_label: bool = False) -> tuple[str, ...]:
+  """Names that `summary`, `intervals` and `settings.Eval.select` know.
+
+  Args:
+    classes: how many there are. multi_label: whether an image may have several of them.
+  """
+  return tuple(_known(classes, multi_label))
+
+
+def _of(predictions: contract.Predictions) -> dict[str, Metric]:
+  """The metrics of a table."""
+  return _known(len(predictions.classes), predictions.multi_label)
 
 
 def _chosen(predictions: contract.Predictions, wanted: Sequence[str]) -> dict[str, Metric]:
-  known = _known(len(predictions.classes))
+  known = _of(predictions)
   missing = [name for name in wanted if name not in known]
   if missing:
     raise KeyError(
@@ -194,10 +196,15 @@ def _chosen(predictions: contract.Predictions, wanted: Sequence[str]) -> dict[st
   return {name: known[name] for name in wanted}
 
 
-def _once(predictions: contract.Predictions) -> _Weighted:
+def _weighted(predictions: contract.Predictions, weights: np.ndarray) -> _View:
+  view = decisions.Weighted if predictions.multi_label else _Weighted
+  return view(predictions, weights)
+
+
+def _once(predictions: contract.Predictions) -> _View:
   """The table as it is, every image counting once."""
   _check(predictions)
-  return _Weighted(predictions, np.ones((1, len(predictions.ids))))
+  return _weighted(predictions, np.ones((1, len(predictions.ids))))
 
 
 def summary(predictions: contract.Predictions) -> dict[str, float]:
@@ -205,19 +212,23 @@ def summary(predictions: contract.Predictions) -> dict[str, float]:
 
   `sensitivity`, `specificity`, `ppv`, `npv` and `f1` are those of class 1, where there are two. So
   are `auc` and `ap`; of more classes these are means over one-vs-rest problems that have both.
-  `ece` is of the highest score in 15 equal bins (Guo et al. 2017).
+  `ece` is of the highest score in 15 equal bins (Guo et al. 2017). Where an image may have several
+  classes, `macro_...`, `auc` and `ap` are means over the classes of which there is an image, and
+  the others go by all decisions about a class.
 
   Raises:
     ValueError: no rows, a label outside the classes, or a score that is not finite.
   """
   table = _once(predictions)
-  known = _known(len(predictions.classes))
-  return {name: float(metric(table).value[0]) for name, metric in known.items()}
+  return {name: float(metric(table).value[0]) for name, metric in _of(predictions).items()}
 
 
-def reliability(predictions: contract.Predictions, bins: int = BINS) -> Reliability:
-  """Calibration of the highest score in `bins` equal bins, each array [bins]."""
-  return Reliability(*(a[0] for a in _once(predictions).reliability(bins)))
+def reliability(predictions: contract.Predictions, bins: int = BINS) -> rates.Reliability:
+  """Calibration in `bins` equal bins, each array [bins].
+
+  Of the highest score; where an image may have several classes, of every class's score.
+  """
+  return rates.Reliability(*(a[0] for a in _once(predictions).reliability(bins)))
 
 
 def draws(groups: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
@@ -241,7 +252,7 @@ def _resampled(
   for drawn in draws(len(known), resamples, seed, rows=max(1, _BLOCK // len(group))):
     weights = drawn[:, group].astype(float)  # [r, n]
     for table, kept in zip(tables, blocks, strict=True):
-      view = _Weighted(table, weights)
+      view = _weighted(table, weights)
       for name, metric in metrics.items():
         kept[name].append(metric(view))
   return [{name: rates.concatenate(each) for name, each in kept.items()} for kept in blocks]
@@ -271,14 +282,40 @@ def intervals(
     resamples: how many; 10,000 is usual.
     seed: of the draws; equal seeds give equal intervals, in any order of the rows.
   """
-  chosen, table = _chosen(predictions, wanted), _once(predictions)
-  resampled = _resampled([predictions], chosen, resamples, seed)[0]
-  return {name: _interval(metric(table), resampled[name]) for name, metric in chosen.items()}
+  return means([predictions], wanted, resamples, seed)
+
+
+def means(
+  tables: Sequence[contract.Predictions], wanted: Sequence[str], resamples: int, seed: int
+) -> dict[str, Interval]:
+  """`intervals` of the mean over several tables of the same images, such as those of seeds.
+
+  All tables are under the same resamples. The bounds are for other patients: how far the tables lie
+  apart is not in them.
+
+  Raises:
+    ValueError: the tables differ in images, labels, groups or classes.
+  """
+  tables = _all_aligned(tables)
+  chosen, once = _chosen(tables[0], wanted), [_once(table) for table in tables]
+  resampled = _resampled(tables, chosen, resamples, seed)
+  return {
+    name: _interval(_mean(metric, once), rates.mean([each[name] for each in resampled]))
+    for name, metric in chosen.items()
+  }
+
+
+def _mean(metric: Metric, tables: Sequence[_View]) -> rates.Rate:
+  return rates.mean([metric(table) for table in tables])
+
+
+def _all_aligned(tables: Sequence[contract.Predictions]) -> list[contract.Predictions]:
+  return [tables[0], *(_aligned(tables[0], table) for table in tables[1:])]
 
 
 def _aligned(a: contract.Predictions, b: contract.Predictions) -> contract.Predictions:
   """`b` in the order of `a`; raises ValueError unless both hold the same images, alike."""
-  if a.classes != b.classes:
+  if a.classes != b.classes or a.labels.ndim != b.labels.ndim:
     raise ValueError(f"the two tables have other classes: {a.classes} and {b.classes}")
   order_a, order_b = (np.argsort(t.ids, kind="stable") for t in (a, b))
   if len(a.ids) != len(b.ids) or (a.ids[order_a] != b.ids[order_b]).any():
@@ -291,7 +328,8 @@ def _aligned(a: contract.Predictions, b: contract.Predictions) -> contract.Predi
   rows = np.empty(len(a.ids), int)
   rows[order_a] = order_b
   labels, groups = b.labels[rows], b.groups[rows]
-  other = np.flatnonzero((labels != a.labels) | (groups != a.groups))
+  relabelled = (labels != a.labels).reshape(len(labels), -1).any(axis=1)
+  other = np.flatnonzero(relabelled | (groups != a.groups))
   if other.size:
     raise ValueError(
       f"the two tables give {other.size} images another label or group, first"
@@ -323,10 +361,23 @@ def paired(
   Raises:
     ValueError: the tables differ in images, labels, groups or classes.
   """
-  b = _aligned(a, b)
-  chosen, once = _chosen(a, wanted), [_once(a), _once(b)]
-  resampled = _resampled([a, b], chosen, resamples, seed)
-  return {
-    name: _difference([metric(t) for t in once], [r[name] for r in resampled])
-    for name, metric in chosen.items()
-  }
+  return mean_differences([a], [b], wanted, resamples, seed)
+
+
+def mean_differences(
+  ours: Sequence[contract.Predictions],
+  theirs: Sequence[contract.Predictions],
+  wanted: Sequence[str],
+  resamples: int,
+  seed: int,
+) -> dict[str, Difference]:
+  """`paired`, of the mean over several tables minus the mean over several others; see `means`."""
+  tables, n = _all_aligned([*ours, *theirs]), len(ours)
+  chosen, once = _chosen(tables[0], wanted), [_once(table) for table in tables]
+  resampled = _resampled(tables, chosen, resamples, seed)
+  found = {}
+  for name, metric in chosen.items():
+    drawn = [each[name] for each in resampled]
+    points = _mean(metric, once[:n]), _mean(metric, once[n:])
+    found[name] = _difference(points, (rates.mean(drawn[:n]), rates.mean(drawn[n:])))
+  return found

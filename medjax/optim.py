@@ -7,7 +7,7 @@ without asking a device, and lowering it neither compiles anything nor touches t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import fnmatch
 import math
@@ -88,10 +88,13 @@ class Optimizer:
 
 
 def _fits(path: str, pattern: str) -> bool:
-  return path == pattern or path.startswith(f"{pattern}/") or fnmatch.fnmatch(path, pattern)
+  """Whether a path is what the pattern names, or lies in it."""
+  return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
 
 
-def make(cfg: settings.Optimizer, total_steps: int, warmup_steps: int) -> Optimizer:
+def make(
+  cfg: settings.Optimizer, total_steps: int, warmup_steps: int, stages: Sequence[str] = ()
+) -> Optimizer:
   """Builds the optimiser of a training of known length.
 
   Gradients are clipped by their global norm first, so that what weight decay adds is not clipped.
@@ -100,6 +103,7 @@ def make(cfg: settings.Optimizer, total_steps: int, warmup_steps: int) -> Optimi
     cfg: one of the optimiser settings.
     total_steps: updates of the whole training, the warm-up's among them.
     warmup_steps: updates over which the learning rate grows from 0.
+    stages: of the network, see `net.Net`; needed where `cfg.layer_decay` is not 1.
 
   Raises:
     KeyError: for settings that `RULES` does not list.
@@ -109,7 +113,8 @@ def make(cfg: settings.Optimizer, total_steps: int, warmup_steps: int) -> Optimi
     names = ", ".join(known.__name__ for known in RULES)
     raise KeyError(f"no optimizer for {type(cfg).__name__}: choose one of {names}")
   clip = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip else []
-  rule = optax.chain(*clip, *RULES[type(cfg)](cfg))
+  slower = [_by_stage(cfg.layer_decay, stages)] if cfg.layer_decay != 1 else []
+  rule = optax.chain(*clip, *RULES[type(cfg)](cfg), *slower)
   schedule = make_schedule(cfg, total_steps, warmup_steps)
   return Optimizer(rule, schedule, total_steps, cfg.accumulate, cfg.ema, cfg.freeze)
 
@@ -150,6 +155,35 @@ def _by_rate() -> optax.GradientTransformationExtraArgs:
     return jax.tree.map(lambda u: -lr.astype(u.dtype) * u, updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _by_stage(decay: float, stages: Sequence[str]) -> optax.GradientTransformation:
+  """Multiplies by `decay` once for every stage that lies between a parameter and the output.
+
+  It comes last, so it acts as a learning rate of the stage's own, on weight decay too (Howard &
+  Ruder 2018, ULMFiT, section 3.2).
+  """
+
+  def factor(path: tuple, _: Any) -> float:
+    name = "/".join(part.key for part in path)
+    places = [place for place, stage in enumerate(stages) if _fits(name, stage)]
+    if not places:
+      raise ValueError(
+        f"optimizer.layer_decay={decay:g}: {name} lies in no stage of a network"
+        f" ({', '.join(stages)}): set it to 1"
+      )
+    return decay ** (len(stages) - 1 - places[0])
+
+  def init(params: contract.Tree) -> optax.EmptyState:
+    jax.tree_util.tree_map_with_path(factor, params)  # raises now what would raise later
+    return optax.EmptyState()
+
+  def update(updates, state, params=None):
+    del params
+    factors = jax.tree_util.tree_map_with_path(factor, updates)
+    return jax.tree.map(lambda u, f: u * f, updates, factors), state
+
+  return optax.GradientTransformation(init, update)
 
 
 def _by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+BINS = 15  # of confidence
+
 
 class Rate(NamedTuple):
   """Values, and where they exist: `defined` is False, and the value 0, on a zero denominator."""
@@ -36,6 +38,14 @@ class Ranking(NamedTuple):
   fp: np.ndarray
 
 
+class Reliability(NamedTuple):
+  """Decisions, mean confidence and share that is right of each confidence bin, [..., bins]."""
+
+  images: np.ndarray
+  confidence: np.ndarray
+  accuracy: np.ndarray
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Rate:
   """Numerator / denominator, 0 and not defined where the denominator is 0."""
   numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), denominator)
@@ -52,6 +62,12 @@ def of_class(rate: Rate, index: int) -> Rate:
 def subtract(a: Rate, b: Rate) -> Rate:
   """The difference, which exists where both do."""
   return Rate(a.value - b.value, a.defined & b.defined)
+
+
+def mean(each: Sequence[Rate]) -> Rate:
+  """The mean of several rates alike in shape, which exists where all of them do."""
+  values, defined = zip(*each, strict=True)
+  return Rate(np.mean(values, axis=0), np.all(defined, axis=0))
 
 
 def stack(each: Sequence[Rate]) -> Rate:
@@ -155,6 +171,17 @@ def ovr_balanced(matrix: np.ndarray) -> Rate:
   return macro(both, matrix)
 
 
+def decisions(members: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """Confusion matrices [..., K, 2, 2] of classes that are told one by one, absence before presence.
+
+  Args:
+    members, predicted: [n, K] bool. weights: [..., n] times that each image counts.
+  """
+  truth, guess = (~members, members), (~predicted, predicted)
+  matrix = np.array([[weights @ (t & g).astype(float) for g in guess] for t in truth])
+  return np.moveaxis(matrix, (0, 1), (-2, -1))
+
+
 # From scores [n] and what is positive, bool [n].
 
 
@@ -201,3 +228,29 @@ def roc_curve(r: Ranking) -> tuple[np.ndarray, np.ndarray]:
 def pr_curve(r: Ranking) -> tuple[np.ndarray, np.ndarray]:
   """Recall and precision [T] at each threshold, recall rising."""
   return ratio(r.tp, r.tp[-1:]).value, ratio(r.tp, r.tp + r.fp).value
+
+
+# From confidences [n, D] and what of them is right, bool [n, D]: D decisions about each image.
+
+
+def reliability(
+  confidence: np.ndarray, right: np.ndarray, weights: np.ndarray, bins: int
+) -> Reliability:
+  """Confidence against how often it is right, in equal bins (low, high] of [0, 1].
+
+  Args:
+    confidence, right: [n, D]. weights: [..., n] times that each image counts.
+  """
+  own = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+  spread = np.eye(bins)[own]  # [n, D, bins]
+  count = weights @ spread.sum(1)
+  mean, share = (
+    ratio(weights @ (spread * values[..., None]).sum(1), count).value
+    for values in (confidence, right)
+  )
+  return Reliability(count, mean, share)
+
+
+def calibration_error(r: Reliability) -> Rate:
+  """Mean over decisions of |share that is right - confidence| of their bin (Guo et al. 2017)."""
+  return ratio((r.images * np.abs(r.accuracy - r.confidence)).sum(-1), r.images.sum(-1))

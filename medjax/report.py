@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from medjax import contract, figures, metrics, page, rates
+from medjax import contract, figures, metrics, page, phrases, rates
+from medjax import study as study_lib
 
 SYNTHETIC = "SYNTHETIC DATA: a program drew these images. Nothing here is about real patients."
 LEAKY = (
@@ -70,7 +71,7 @@ class Report:
     title: of the experiment. stages: in order.
     primary: the metric that was chosen beforehand to say whether it helped.
     resamples: behind every interval.
-    comparison: from `compare`.
+    comparison: from `compare`. study: of many stages; it stands in place of their details.
     settings: the resolved config, as text. command: that started the run.
     environment: what it ran on, from `environment`.
   """
@@ -80,6 +81,7 @@ class Report:
   primary: str
   resamples: int
   comparison: Comparison | None = None
+  study: study_lib.Study | None = None
   settings: str = ""
   command: str = ""
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -111,19 +113,26 @@ def environment() -> dict[str, str]:
 
 def pick(table: contract.Predictions, each: int = 8) -> np.ndarray:
   """Rows of up to `each` mistakes, worst first, then of as many right ones, surest first."""
-  of_truth = table.scores[np.arange(len(table.labels)), table.labels]
+  denied = 1 - table.scores if table.multi_label else np.inf  # of a class that is not there
+  of_truth = np.where(table.members, table.scores, denied).min(axis=1)
   order = np.argsort(of_truth, kind="stable")
-  wrong = (table.predicted != table.labels)[order]
+  wrong = _wrong(table)[order]
   return np.concatenate([order[wrong][:each], order[~wrong][::-1][:each]])
 
 
-def names(classes: int, primary: str) -> tuple[str, ...]:
+def _wrong(table: contract.Predictions) -> np.ndarray:
+  """[n] bool, which images were given other classes than they have."""
+  return (table.assigned != table.members).any(axis=1)
+
+
+def names(classes: int, primary: str, multi_label: bool = False) -> tuple[str, ...]:
   """The metrics that a report shows, the primary one first.
 
   Of two classes it leaves out the averages of two rates that are both shown.
   """
   averages = {"macro_specificity", "macro_ppv", "macro_npv", "ovr_balanced", "weighted_f1"}
-  rest = (n for n in metrics.names(classes) if classes > 2 or n not in averages)
+  both_shown = averages if classes == 2 and not multi_label else set()
+  rest = (n for n in metrics.names(classes, multi_label) if n not in both_shown)
   return tuple(dict.fromkeys((primary, *rest)))
 
 
@@ -139,31 +148,7 @@ def compare(
   return Comparison(stage.name, baseline.name, found)
 
 
-def verdict(name: str, difference: metrics.Difference) -> str:
-  """`better`, `worse`, or `no difference shown` where the interval holds 0."""
-  if difference.low <= 0 <= difference.high:
-    return "no difference shown"
-  return "better" if (difference.value > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
-
-
 # Words and numbers.
-
-
-def _interval(interval: metrics.Interval) -> str:
-  if interval.defined == 0:
-    return "does not exist here"
-  text = f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-  return text if interval.defined == 1 else f"{text} in {interval.defined:.1%} of resamples"
-
-
-def _difference(difference: metrics.Difference) -> str:
-  if difference.defined == 0:
-    return "does not exist here"
-  return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
-
-
-def _p(difference: metrics.Difference) -> str:
-  return "p < 0.001" if difference.p < 0.001 else f"p = {difference.p:.3f}"
 
 
 def _outcome(report: Report) -> tuple[str, str]:
@@ -171,13 +156,14 @@ def _outcome(report: Report) -> tuple[str, str]:
   c = report.comparison
   assert c is not None
   d = c.differences[report.primary]
-  found = verdict(report.primary, d)
+  found = phrases.verdict(report.primary, d)
   words = {
     "better": f"{c.stage} is better than {c.baseline}",
     "worse": f"{c.stage} is worse than {c.baseline}",
     "no difference shown": f"No difference shown between {c.stage} and {c.baseline}",
   }
-  return found, f"{words[found]}: {figures.label(report.primary)} {_difference(d)}, {_p(d)}"
+  size = f"{phrases.difference(d)}, {phrases.p(d)}"
+  return found, f"{words[found]}: {figures.label(report.primary)} {size}"
 
 
 def _basis(report: Report, table: contract.Predictions) -> str:
@@ -196,10 +182,10 @@ def _metric_rows(report: Report) -> dict[str, list[str]]:
   rows = {}
   for name in known:
     found = [stage.intervals.get(name) for stage in report.scored]
-    rows[name] = [_interval(each) if each else "" for each in found]
+    rows[name] = [phrases.interval(each) if each else "" for each in found]
     if report.comparison is not None:
       d = report.comparison.differences.get(name)
-      rows[name] += [_difference(d), verdict(name, d)] if d else ["", ""]
+      rows[name] += [phrases.difference(d), phrases.verdict(name, d)] if d else ["", ""]
   return rows
 
 
@@ -218,18 +204,66 @@ def _statement(report: Report) -> tuple[str, list[str]]:
   if report.comparison is not None:
     found, outcome = _outcome(report)
     return found, [f"{outcome}.", *bases]
+  if report.study is not None:
+    return "", [*_study_terms(report.study), *bases]
   name = report.primary
   values = [(s.name, s.intervals[name]) for s in report.scored if name in s.intervals]
-  return "", [f"{s}: {figures.label(name)} {_interval(v)}." for s, v in values] + bases
+  return "", [f"{s}: {figures.label(name)} {phrases.interval(v)}." for s, v in values] + bases
 
 
 def terminal_table(report: Report) -> str:
   """The metrics of every scored stage, with intervals and the paired difference, as text."""
-  rows = [[figures.label(name), *cells] for name, cells in _metric_rows(report).items()]
-  table = [["", *_metric_head(report)], *rows]
+  head, rows = _result_table(report)
+  table = [["", *head[1:]], *rows]
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
   return "\n".join([*lines, "", *_statement(report)[1], *_warnings(report)]).strip("\n")
+
+
+def _result_table(report: Report) -> tuple[list[str], list[list[str]]]:
+  """Head and rows: the arms of a study, or else every metric of every scored stage."""
+  if report.study is not None:
+    return _study_table(report.study)
+  rows = [[figures.label(name), *cells] for name, cells in _metric_rows(report).items()]
+  return ["metric", *_metric_head(report)], rows
+
+
+def _study_table(study: study_lib.Study) -> tuple[list[str], list[list[str]]]:
+  cfg = study.cfg
+  head = [cfg.columns[0], *study.levels, figures.label(study.metric)]
+  head += ["spread"] if cfg.repeats else []
+  head += [f"minus {cfg.baseline}", "p", ""] if cfg.baseline else []
+  return head, [_study_row(study, found) for found in study.summaries]
+
+
+def _study_row(study: study_lib.Study, found: study_lib.Summary) -> list[str]:
+  mean = f"{found.mean:.3f}" if found.interval is None else phrases.interval(found.interval)
+  row = [found.arm, *found.level, mean]
+  if study.cfg.repeats:
+    row.append("" if found.spread is None else f"{found.spread:.3f} of {len(found.values)}")
+  if study.cfg.baseline:
+    d = found.difference
+    words = (phrases.difference(d), f"{d.p:.3f}", phrases.verdict(study.metric, d)) if d else ()
+    row += words or ("", "", "")
+  return row
+
+
+def _study_terms(study: study_lib.Study) -> list[str]:
+  """What the columns of the study's table mean."""
+  cfg, terms = study.cfg, []
+  if cfg.pooled:
+    terms.append(f"The images of every {cfg.pooled} are put together and scored as one table.")
+  if cfg.repeats:
+    terms.append(
+      f"Values are means over each {cfg.repeats}, and spread is the standard deviation over them;"
+      f" intervals are for other patients, not for another {cfg.repeats}."
+    )
+  if cfg.baseline:
+    terms.append(
+      f"Differences to {cfg.baseline} are paired on the same images; nothing is corrected for their"
+      " number."
+    )
+  return terms
 
 
 def _warnings(report: Report) -> list[str]:
@@ -269,9 +303,11 @@ def _write_result(sheet: page.Page, report: Report) -> None:
     drawing = figures.differences(report.comparison.differences)
     caption = f"{_metric_head(report)[-2]}, paired on the same images, 95% intervals."
     sheet.figures([("differences", caption, drawing)], "one")
+  if report.study is not None:
+    drawing, caption = study_lib.plot(report.study), "Means, 95% intervals, a dot for each repeat."
+    sheet.figures([("study", caption, drawing)], "one")
   if report.scored:
-    rows = [[figures.label(name), *cells] for name, cells in _metric_rows(report).items()]
-    sheet.table(["metric", *_metric_head(report)], rows, figures.label(report.primary))
+    sheet.table(*_result_table(report), figures.label(report.primary))
     sheet.text(_footnote(report), class_="soft")
 
 
@@ -279,6 +315,11 @@ def _footnote(report: Report) -> str:
   """What a reader must know to read the table of metrics."""
   text = "The marked metric was chosen beforehand; nothing is corrected for looking at the others."
   classes = report.tables[-1].classes
+  if report.tables[-1].multi_label:
+    return (
+      f"{text} An image may have several classes, each told from a score of {contract.THRESHOLD:g}"
+      " on; means are over the classes that some image here has."
+    )
   if len(classes) == 2:
     return f"{text} Sensitivity, AUC and their like are those of {classes[1]}."
   return f"{text} AUC and average precision are means over one-vs-rest problems."
@@ -298,18 +339,21 @@ def _write_stage(sheet: page.Page, report: Report, stage: StageReport, prefix: s
     ]
     sheet.figures(named, "figures small")
   if stage.predictions is not None:
-    _write_scores(sheet, report, stage.predictions, prefix)
+    _write_scores(sheet, report, stage.predictions)
+    if report.study is None:  # which has too many stages for it
+      _write_curves(sheet, stage.predictions, prefix)
     _write_pictures(sheet, stage, stage.predictions)
 
 
-def _write_scores(
-  sheet: page.Page, report: Report, table: contract.Predictions, prefix: str
-) -> None:
+def _write_scores(sheet: page.Page, report: Report, table: contract.Predictions) -> None:
   sheet.heading(f"Scores on the {table.split} part")
   sheet.text(_basis(report, table), class_="soft")
   if absent := metrics.absent_classes(table):
     sheet.text(f"Without an image here, and left out of every mean: {', '.join(absent)}.")
   sheet.table(["class", "images", *_PER_CLASS], _class_rows(table))
+
+
+def _write_curves(sheet: page.Page, table: contract.Predictions, prefix: str) -> None:
   drawn = {
     "confusion": ("Images, and their share of each true class.", figures.confusion_matrix(table)),
     "roc": ("ROC curve. Dotted: chance.", figures.roc(table)),
@@ -333,10 +377,10 @@ _PER_CLASS = {
 
 
 def _class_rows(table: contract.Predictions) -> list[list[str]]:
-  matrix = rates.confusion(table.labels, table.predicted, len(table.classes))
-  columns = [rate(matrix) for rate in _PER_CLASS.values()]
+  matrix = rates.decisions(table.members, table.assigned, np.ones(len(table.ids)))
+  columns = [rates.of_class(rate(matrix), 1) for rate in _PER_CLASS.values()]
   return [
-    [name, f"{rates.support(matrix)[c]:,}"]
+    [name, f"{table.members[:, c].sum():,}"]
     + [f"{rate.value[c]:.3f}" if rate.defined[c] else "does not exist" for rate in columns]
     for c, name in enumerate(table.classes)
   ]
@@ -346,7 +390,7 @@ def _write_pictures(sheet: page.Page, stage: StageReport, table: contract.Predic
   if stage.pictures is None:
     return
   rows = np.asarray(stage.picture_rows, int)
-  right = table.predicted[rows] == table.labels[rows]
+  right = ~_wrong(table)[rows]
   kinds = (("Worst mistakes", "wrong", ~right), ("Surest right ones", "", right))
   for title, class_, chosen in kinds:
     sheet.heading(title)
@@ -357,10 +401,11 @@ def _write_pictures(sheet: page.Page, stage: StageReport, table: contract.Predic
 
 
 def _caption(table: contract.Predictions, row: int) -> list[str]:
-  guess = table.predicted[row]
+  truth, guess = (np.flatnonzero(each[row]) for each in (table.members, table.assigned))
+  guessed = [f"{table.classes[c]} {table.scores[row, c]:.2f}" for c in guess]
   return [
-    f"truth {table.classes[table.labels[row]]}",
-    f"predicted {table.classes[guess]} {table.scores[row, guess]:.2f}",
+    f"truth {', '.join(table.classes[c] for c in truth) or 'none'}",
+    f"predicted {', '.join(guessed) or 'none'}",
   ]
 
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
+import datetime
 import json
 import pathlib
 import shlex
+import statistics
 import sys
+import time
 from typing import Any
 
 import jax
-import numpy as np
 
+from medjax import (
+  chapters,
+  classical,
+  contract,
+  data,
+  report,
+  settings,
+  stages,
+  study,
+  wiring,
+)
 from medjax import config as config_lib
-from medjax import contract, metrics, report, settings, stages, wiring, writer
+from medjax import evaluate as evaluate_lib
 from medjax import mesh as mesh_lib
+from medjax.data import catalogue
 from medjax.models.pretrained import manifests
 
 CONFIG = "config.json"
@@ -87,7 +102,7 @@ def evaluate(config: settings.Config, workdir: pathlib.Path) -> None:
   """
   stored = config_lib.parse(_stored(workdir))
   _refuse_other(_learnt(stored), _learnt(config), workdir)
-  _run(config, workdir, lambda bench, sources: None)
+  _run(config, workdir, lambda bench, sources: None, again=True)
 
 
 TASKS: dict[str, Callable[[settings.Config, pathlib.Path], None]] = {
@@ -96,42 +111,94 @@ TASKS: dict[str, Callable[[settings.Config, pathlib.Path], None]] = {
 }
 
 
-def _run(config: settings.Config, workdir: pathlib.Path, fit: Callable) -> None:
-  """Takes every stage in turn, then writes the report and prints its table."""
-  mesh = mesh_lib.make()
+def _run(
+  config: settings.Config, workdir: pathlib.Path, fit: Callable, again: bool = False
+) -> None:
+  """Takes every stage in turn, then writes the report and prints its table.
+
+  Args:
+    config: of the run. workdir: for its files. fit: trains a stage.
+    again: whether stages that are finished are scored once more.
+  """
+  mesh, pace = mesh_lib.make(), _Pace(len(config.stages))
   folders = {stage.name: workdir / stage.name for stage in config.stages}
-  chapters = []
+  found = []
   for stage in config.stages:
-    bench = wiring.wire(config.seed, stage, folders[stage.name], mesh)
+    chapter = None if again else chapters.saved(folders[stage.name])
+    with pace(stage.name, chapter is not None):
+      found.append(chapter or _staged(config, stage, folders, mesh, fit))
+  written = _report(config, found)
+  if written.study is not None:
+    study.write(workdir, written.study)
+  page = report.write(workdir / "report.html", written)
+  print(f"\n{report.terminal_table(written)}\n\nreport: {page}", flush=True)
+
+
+def _staged(
+  config: settings.Config,
+  stage: settings.Stage,
+  folders: dict[str, pathlib.Path],
+  mesh: jax.sharding.Mesh,
+  fit: Callable,
+) -> report.StageReport:
+  """Takes a stage to its end."""
+  folder, seed = folders[stage.name], config.seed if stage.seed is None else stage.seed
+  folder.mkdir(parents=True, exist_ok=True)
+  apart = [other.data for other in config.stages if other.name in stage.audit_against]
+  splits = data.make(stage.data, folder / "quarantine.tsv", apart)
+  if isinstance(stage.objective, settings.Classical):
+    tables = _floor(stage.objective, stage, splits, folder, seed)
+  else:
+    bench = wiring.wire(seed, stage, splits, folder, mesh)
     with bench.feeds:
       fit(bench, folders)
-      chapters.append(_chapter(bench, stages.score(bench)))
-  found = _report(config, chapters)
-  page = report.write(workdir / "report.html", found)
-  print(f"\n{report.terminal_table(found)}\n\nreport: {page}", flush=True)
+      tables = stages.score(bench)
+  chapter = chapters.of(stage, splits, tables, folder, config.seed)
+  chapters.save(folder, chapter)
+  return chapter
 
 
-def _chapter(bench: wiring.Bench, tables: dict[str, contract.Predictions]) -> report.StageReport:
-  """What the report says of a stage."""
-  chapter = report.StageReport(
-    name=bench.stage.name,
-    info=bench.splits.info,
-    counts=bench.splits.table,
-    history=writer.read(bench.folder / writer.FILE),
-    leaky=bench.splits.leaky,
-    notes=bench.splits.notes,
-  )
-  if "test" not in tables:
-    return chapter
-  table, cfg = tables["test"], bench.stage.eval
-  names, rows = report.names(len(table.classes), cfg.select), report.pick(table)
-  return dataclasses.replace(
-    chapter,
-    predictions=table,
-    intervals=metrics.intervals(table, names, cfg.bootstrap, bench.seed),
-    pictures=np.stack([bench.splits.parts["test"].fetch(row) for row in rows]),
-    picture_rows=rows.tolist(),
-  )
+def _floor(
+  cfg: settings.Classical,
+  stage: settings.Stage,
+  splits: catalogue.Splits,
+  folder: pathlib.Path,
+  seed: int,
+) -> dict[str, contract.Predictions]:
+  """Learns and scores a stage without a network, and writes its predictions."""
+  print(*(f"{stage.name}  {line}" for line in splits.table.splitlines()), sep="\n", flush=True)
+  cache = pathlib.Path(stage.data.cache).expanduser()
+  tables = classical.predict(cfg, splits.parts, splits.info, cache, seed)
+  for part, table in tables.items():
+    evaluate_lib.write(folder / f"predictions_{part}.csv", table)
+  return tables
+
+
+class _Pace:
+  """Says which of several stages begins, and about how long all that are left will take."""
+
+  def __init__(self, total: int):
+    self._total, self._number = total, 0
+    self._seconds: list[float] = []
+
+  @contextlib.contextmanager
+  def __call__(self, name: str, finished: bool) -> Iterator[None]:
+    """Around a stage; one that was finished before tells nothing of the others."""
+    self._number += 1
+    began = time.perf_counter()
+    if finished:
+      print(f"{name}  finished before", flush=True)
+    elif self._total > 1:
+      print(f"\nstage {self._number} of {self._total}: {name}{self._left()}", flush=True)
+    yield
+    if not finished:
+      self._seconds.append(time.perf_counter() - began)
+
+  def _left(self) -> str:
+    if not self._seconds:
+      return ""
+    left = round(statistics.fmean(self._seconds) * (self._total - self._number + 1))
+    return f", about {datetime.timedelta(seconds=left)} left"
 
 
 def _report(config: settings.Config, chapters: list[report.StageReport]) -> report.Report:
@@ -148,10 +215,24 @@ def _report(config: settings.Config, chapters: list[report.StageReport]) -> repo
     primary=cfg.select,
     resamples=cfg.bootstrap,
     comparison=comparison,
+    study=_study(config, by_name, cfg),
     settings=json.dumps(config_lib.to_dict(config), indent=2),
     command="python -m medjax.main " + shlex.join(sys.argv[1:]),
     environment=report.environment(),
   )
+
+
+def _study(
+  config: settings.Config, chapters: dict[str, report.StageReport], cfg: settings.Eval
+) -> study.Study | None:
+  """The table of the stages that are rows of one."""
+  rows = []
+  for stage in config.stages:
+    chapter = chapters[stage.name]
+    if stage.cell and chapter.predictions is not None:
+      interval = chapter.intervals[stage.eval.select]
+      rows.append(study.Scored(stage.cell, chapter.predictions, interval))
+  return study.of(config.study, rows, cfg.select, cfg.bootstrap, config.seed) if rows else None
 
 
 def _stored(workdir: pathlib.Path) -> dict[str, Any]:
@@ -164,7 +245,8 @@ def _stored(workdir: pathlib.Path) -> dict[str, Any]:
 
 def _claim(workdir: pathlib.Path, config: settings.Config) -> None:
   """Makes the workdir this config's, or makes sure that it is once anything was learnt in it."""
-  if (workdir / CONFIG).is_file() and any(workdir.glob(f"*/{stages.CHECKPOINTS}/*/*")):
+  learnt = (f"*/{stages.CHECKPOINTS}/*/*", f"*/{chapters.FILE}")
+  if (workdir / CONFIG).is_file() and any(any(workdir.glob(each)) for each in learnt):
     _refuse_other(_stored(workdir), config_lib.to_dict(config), workdir)
     return
   workdir.mkdir(parents=True, exist_ok=True)

@@ -18,13 +18,16 @@ from medjax import (
   contract,
   figures,
   metrics,
+  monitors,
   optim,
   pixels,
+  sampling,
   settings,
   trees,
   wiring,
 )
 from medjax import evaluate as evaluate_lib
+from medjax import judge as judge_lib
 from medjax import mesh as mesh_lib
 from medjax import train as train_lib
 from medjax import writer as writer_lib
@@ -33,7 +36,7 @@ from medjax.models import pretrained
 from medjax.objectives import base
 
 CHECKPOINTS = "checkpoints"
-_SHOWN = 16  # augmented images in TensorBoard
+_SHOWN, _PAINTED = 16, 64  # augmented and generated images in TensorBoard
 
 
 def fit(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> None:
@@ -55,14 +58,15 @@ def fit(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> None:
       return
     writer = stack.enter_context(contextlib.closing(_writer(bench, step)))
     feed, clock = bench.shuffled(step), train_lib.Clock()
-    run = _compiled(bench, feed, step)
+    state = mesh_lib.put(bench.mesh, state)
+    run, watch = _compiled(bench, feed, step), _watched(bench, state)
     record = train_lib.Record(
       _row_writer(bench, writer, clock, step), _explainer(bench, feed, saved), meta.get("pending")
     )
-    course = _Course(bench, saved, writer, record, standing)
+    course = _Course(bench, saved, writer, record, standing, watch, _judge(bench, sources))
     end = train_lib.train(
       run,
-      mesh_lib.put(bench.mesh, state),
+      state,
       feed,
       course.hooks(),
       record,
@@ -85,9 +89,28 @@ def _compiled(bench: wiring.Bench, feed: feed_lib.Feed, step: int) -> Callable:
   began = time.perf_counter()
   run = bench.program(feed, step)
   if bench.scores:
-    _ = bench.scorer, bench.evaluated
+    _ = bench.scorer
+  if bench.paint or bench.scores or bench.stage.eval.monitors:
+    _ = bench.evaluated
   bench.say(f"compiled in {time.perf_counter() - began:.1f} s")
   return run
+
+
+def _watched(bench: wiring.Bench, state: base.TrainState) -> monitors.Monitors | None:
+  """The monitors, if there are any, compiled by a first look, which is told."""
+  if not bench.stage.eval.monitors:
+    return None
+  watch = monitors.make(bench)
+  bench.say(monitors.told(int(state.step), watch(bench.evaluated(state))))
+  return watch
+
+
+def _judge(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> judge_lib.Watch | None:
+  """Follows a generator by the classifier that its objective names, if it names one."""
+  name = getattr(bench.stage.objective, "judge", "")
+  if not name:
+    return None
+  return judge_lib.Watch(bench, sources.get(name, pathlib.Path(name).expanduser()))
 
 
 def _checkpoints(bench: wiring.Bench) -> contextlib.closing[checkpoint.Checkpoints]:
@@ -119,6 +142,7 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   taken = _from_file if where.suffix in pretrained.SUFFIXES else _from_checkpoint
   moved, account, place = taken(target, where, bench.stage)
   bench.say(f"init_from {place}:", str(account))
+  _check_frozen_stats(bench.stage, account)
   return base.with_weights(state, **moved)
 
 
@@ -134,6 +158,7 @@ def _from_checkpoint(
 ) -> tuple[contract.Tree, trees.Account, str]:
   """Fills `target` from a checkpoint, whose encoder must be the same as the stage's."""
   source, place = checkpoint.weights(where)
+  _check_alike(target["params"], source["params"], place)
   moved, account = trees.transfer(target, source)
   if strays := [path for path in account.new if path.split("/")[1] == "encoder"]:
     raise ValueError(
@@ -142,6 +167,26 @@ def _from_checkpoint(
       "give both the same model.*"
     )
   return moved, account, place
+
+
+def _check_alike(ours: contract.Tree, theirs: contract.Tree, place: str) -> None:
+  """Raises ValueError where one is a network of the table and the other a GAN's two."""
+  if ("encoder" in ours) != ("encoder" in theirs):
+    raise ValueError(
+      f"init_from {place} holds {' and '.join(theirs)}, and this stage trains"
+      f" {' and '.join(ours)}: a GAN's networks are no encoder of another objective, and no encoder"
+      " is one of them; name a stage that trains this model"
+    )
+
+
+def _check_frozen_stats(stage: settings.Stage, account: trees.Account) -> None:
+  """Raises ValueError where statistics that nothing was learnt for would be kept for ever."""
+  fresh = [path for path in account.new if path.startswith("stats/")]
+  if fresh and stage.train.freeze_stats:
+    raise ValueError(
+      f"stage {stage.name!r}: train.freeze_stats keeps batch norm's statistics, and init_from"
+      f" {stage.init_from} has none for {len(fresh)} of them, such as {fresh[0]}: set it to False"
+    )
 
 
 def _writer(bench: wiring.Bench, step: int) -> writer_lib.Writer:
@@ -168,9 +213,10 @@ def _row_writer(
   """What happens with a row of the log: it goes to the files and, shortened, to the terminal."""
   stage, shown = bench.stage, ("loss", "accuracy", "alignment", f"val/{bench.stage.eval.select}")
   progress = train_lib.Progress(stage.name, step, bench.total, stage.train.batch_size, shown)
+  collapse = train_lib.Collapse(writer_lib.read(bench.folder / writer_lib.FILE), bench.say)
 
   def write(step: int, row: dict[str, float]) -> None:
-    shares = clock.shares()
+    shares, row = clock.shares(), collapse(row)
     writer.scalars(step, row)
     writer.timings(step, {"steps_per_second": progress.rate(step)})
     writer.timings(step, {f"time/{name}": share for name, share in shares.items()})
@@ -209,23 +255,26 @@ class _Course:
     writer: writer_lib.Writer,
     record: train_lib.Record,
     standing: optim.Standing,
+    watch: monitors.Monitors | None,
+    judge: judge_lib.Watch | None,
   ):
     self._bench, self._saved, self._writer = bench, saved, writer
-    self._record, self._standing = record, standing
+    self._record, self._standing, self._watch = record, standing, watch
+    self._judge = judge
 
   @property
   def scale(self) -> float:
     return self._standing.scale
 
   def hooks(self) -> list[train_lib.Hook]:
-    """In order: validation writes its row and the best state; then the log; then the last state."""
+    """In order: evaluation writes its row and the best state; then the log; then the last state."""
     stage, steps = self._bench.stage, self._bench.steps
     hooks = [
       train_lib.Hook(steps(stage.train.log_every), lambda step, _: self._flush(step, {})),
       train_lib.Hook(steps(stage.train.checkpoint_every), self.save),
     ]
-    if self._bench.validates:
-      hooks.insert(0, train_lib.Hook(steps(stage.eval.every), self._validate))
+    if self._bench.validates or self._watch or self._bench.paint:
+      hooks.insert(0, train_lib.Hook(steps(stage.eval.every), self._evaluate))
     return hooks
 
   def save(self, step: int, state: base.TrainState) -> None:
@@ -237,15 +286,38 @@ class _Course:
   def _flush(self, step: int, found: dict[str, float]) -> None:
     """Writes a row, with the learning rate of the step just done."""
     lr = self._bench.optimizer.schedule(step - 1) * self.scale
-    self._record.flush(step, {"lr": lr} | {f"val/{name}": value for name, value in found.items()})
+    self._record.flush(step, {"lr": lr} | found)
 
-  def _validate(self, step: int, state: base.TrainState) -> bool:
+  def _evaluate(self, step: int, state: base.TrainState) -> bool:
     self._record.pending(step)  # tells a loss that is not finite before it spoils the scores
+    state = self._bench.evaluated(state)
+    seen = self._look(step, state)
+    if self._bench.validates:
+      return self._validate(step, state, seen)
+    self._flush(step, seen)
+    return False
+
+  def _look(self, step: int, state: base.TrainState) -> dict[str, float]:
+    """What the monitors say, for the row; their pictures go to TensorBoard."""
+    seen: dict[str, float] = {}
+    looks = self._watch(state) if self._watch else []
+    if looks:
+      self._bench.say(monitors.told(step, looks))
+    for look in looks:
+      figure = look.figure(last=step == self._bench.total)
+      self._writer.figure(step, f"embeddings/{look.name}", figure)
+      seen |= look.scalars
+    if self._bench.paint:
+      labels = sampling.by_class(_PAINTED, len(self._bench.splits.info.classes))
+      self._writer.images(step, {"generated": self._bench.paint(state, labels)})
+      seen |= self._judge(state) if self._judge else {}
+    return seen
+
+  def _validate(self, step: int, state: base.TrainState, seen: dict[str, float]) -> bool:
     bench, stage = self._bench, self._bench.stage
-    state = bench.evaluated(state)
     table = bench.scorer("val", state)
     found = metrics.summary(table)
-    self._flush(step, found)
+    self._flush(step, seen | {f"val/{name}": value for name, value in found.items()})
     before, stop = self._standing, stage.train.stop
     self._standing = before.after(found, step, stage.eval.select, stop, stage.optimizer)
     if self._standing.chosen.step == step:

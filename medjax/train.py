@@ -9,7 +9,7 @@ the very same calls as one that was not.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import math
@@ -86,12 +86,6 @@ def dispatcher(
   whole = mesh_lib.REPLICATED
   specs = (whole, spec, mesh_lib.cut(1), whole, whole)
   return mesh_lib.mapped(dispatch, mesh, specs, (whole, whole), donate=(0,))
-
-
-def lengths(step: int, total: int, per_dispatch: int) -> tuple[int, ...]:
-  """The different numbers of steps that the calls from `step` to `total` run: K and the rest."""
-  left = total - step
-  return tuple(dict.fromkeys(k for k in (min(per_dispatch, left), left % per_dispatch) if k))
 
 
 def compiled(
@@ -229,6 +223,38 @@ class Record:
       means = {name: float(np.mean(series)) for name, series in values.items()}
       self._values = {}
       self._write(step, means | (more or {}))
+
+
+class Collapse:
+  """Tells when all images get one embedding: `feature_std` stays low for several rows of the log.
+
+  `feature_std` is about 1 where embeddings lie all over the sphere; see `objectives.views.spread`.
+  """
+
+  LOW, ROWS = 0.2, 3
+
+  def __init__(self, before: Iterable[Mapping[str, Any]], warn: Callable[[str], None]):
+    """Goes on after the rows `before`; `warn` is called once each time that it sets in."""
+    self._warn, self._low = warn, 0
+    for row in before:
+      self._count(row)
+
+  def __call__(self, row: dict[str, float]) -> dict[str, float]:
+    """The row with `alarm/collapse`, 0 or 1, where it tells a `feature_std`."""
+    if "feature_std" not in row:
+      return row
+    self._count(row)
+    if self._low == self.ROWS:
+      self._warn(
+        f"WARNING: the embeddings collapse: feature_std below {self.LOW} for {self.ROWS} rows of "
+        "the log. Try a smaller optimizer.lr or a larger train.batch_size; byol needs its predictor"
+      )
+    return {**row, "alarm/collapse": float(self._low >= self.ROWS)}
+
+  def _count(self, row: Mapping[str, Any]) -> None:
+    spread = row.get("feature_std")
+    if spread is not None:
+      self._low = self._low + 1 if spread < self.LOW else 0
 
 
 class Clock:

@@ -53,6 +53,11 @@ def merge(one: contract.Tree, other: contract.Tree) -> contract.Tree:
   return unflatten({**flatten(one), **flatten(other)})
 
 
+def updated(tree: contract.Tree, newer: contract.Tree) -> contract.Tree:
+  """A tree with the leaves of `newer` in the place of its own of the same paths."""
+  return unflatten({**flatten(tree), **flatten(newer)})
+
+
 def count(tree: contract.Tree) -> int:
   """Numbers in all arrays of a tree."""
   return sum(int(np.prod(np.shape(leaf))) for leaf in flatten(tree).values())

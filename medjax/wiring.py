@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,11 +16,12 @@ import numpy as np
 from medjax import (
   augment,
   contract,
-  data,
   metrics,
   models,
   objectives,
   optim,
+  sampling,
+  scales,
   settings,
 )
 from medjax import evaluate as evaluate_lib
@@ -27,8 +29,10 @@ from medjax import mesh as mesh_lib
 from medjax import train as train_lib
 from medjax.data import catalogue
 from medjax.data import feed as feed_lib
+from medjax.data.feed import order as order_lib
+from medjax.models import gan
 from medjax.models import net as net_lib
-from medjax.objectives import base
+from medjax.objectives import adversarial, base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Bench:
   """Everything a stage is made of, ready to run.
 
   Attributes:
-    seed: of the run. stage: its settings. folder: of its files. mesh: of the run.
+    seed: of the stage. stage: its settings. folder: of its files. mesh: of the run.
     splits: its data. augmenter: its augmentation. objective: what a step does.
     optimizer: how parameters move.
     feeds: closes every feed that was opened here.
@@ -54,8 +58,9 @@ class Bench:
 
   @property
   def scores(self) -> bool:
-    """Whether the stage learns a classifier, whose predictions can be scored."""
-    return isinstance(self.stage.objective, settings.Supervised)
+    """Whether the stage learns a classifier, and there is a part to score its predictions on."""
+    classifies = isinstance(self.stage.objective, settings.Supervised | settings.GANSemi)
+    return classifies and len(self.splits.parts) > 1
 
   @property
   def validates(self) -> bool:
@@ -84,12 +89,15 @@ class Bench:
     return train_lib.interval(steps, train.steps_per_dispatch)
 
   def shuffled(self, step: int) -> feed_lib.Feed:
-    """The endless feed of the train part, from a step on."""
+    """The endless feed of the train part, from a step on; for MICLe, in pairs of one group."""
     size, threads = self.stage.train.batch_size, self.stage.data.threads
     part, kind = self.splits.parts["train"], self.splits.feed
     accumulate, order = self.optimizer.accumulate, self.stage.data.feeding
+    pairs = isinstance(self.stage.objective, settings.MICLe)
     return self._kept(
-      feed_lib.training(part, size, self.seed, self.mesh, kind, step, threads, accumulate, order)
+      feed_lib.training(
+        part, size, self.seed, self.mesh, kind, step, threads, accumulate, order, pairs
+      )
     )
 
   def ordered(self, part: str, batch_size: int) -> feed_lib.Feed:
@@ -112,10 +120,26 @@ class Bench:
 
   def program(self, feed: feed_lib.Feed, step: int) -> Callable:
     """The training step, compiled for every call from `step` to the end."""
-    ks = train_lib.lengths(step, self.total, self.stage.train.steps_per_dispatch)
-    dispatch = train_lib.dispatcher(self.objective, feed.take, self.mesh, feed.spec)
-    state = mesh_lib.like(self.mesh, self.shapes)
-    return train_lib.compiled(dispatch, state, feed, self.mesh, ks)
+    course, state = self._course(), mesh_lib.like(self.mesh, self.shapes)
+    calls = course.calls(step, self.total, self.stage.train.steps_per_dispatch)
+    programs = {}
+    for size, ks in calls.items():
+      take = scales.resized(feed.take, size)
+      dispatch = train_lib.dispatcher(self.objective, take, self.mesh, feed.spec)
+      programs[size] = train_lib.compiled(dispatch, state, feed, self.mesh, sorted(ks))
+
+    def run(state: base.TrainState, resident: Any, tickets: Any, lrs: jax.Array, key: jax.Array):
+      begun = feed.position - len(lrs)  # the feed has already moved on by this call's steps
+      return programs[course.at(begun)](state, resident, tickets, lrs, key)
+
+    return run
+
+  def _course(self) -> scales.Course:
+    """The sizes of the images over the stage: one for all steps unless there are `train.sizes`."""
+    cfg = self.stage.train
+    if not cfg.sizes:
+      return scales.Course((self.stage.data.image_size,), self.total, self.seed)
+    return scales.Course(cfg.sizes, self.steps(cfg.sizes_every), self.seed)
 
   @functools.cached_property
   def scorer(self) -> Callable[[str, base.TrainState], contract.Predictions]:
@@ -130,6 +154,14 @@ class Bench:
       return evaluate_lib.predict(score, state, feeds[part], self.splits.parts[part], classes)
 
     return scored
+
+  @functools.cached_property
+  def paint(self) -> sampling.Painter | None:
+    """(state as it is evaluated, labels) -> generated images; None without a generator."""
+    if not isinstance(self.objective, base.Sampler):
+      return None
+    shapes = jax.eval_shape(base.evaluated, self.shapes)
+    return sampling.make(self.objective, self.mesh, shapes, self.seed)
 
   @functools.cached_property
   def evaluated(self) -> Callable[[base.TrainState], base.TrainState]:
@@ -154,25 +186,39 @@ class Bench:
     return calibrated
 
 
-def wire(seed: int, stage: settings.Stage, folder: pathlib.Path, mesh: Mesh) -> Bench:
-  """Reads the data and builds the network, the objective and the optimizer of a stage.
+def wire(
+  seed: int, stage: settings.Stage, splits: catalogue.Splits, folder: pathlib.Path, mesh: Mesh
+) -> Bench:
+  """Builds the network, the objective and the optimizer of a stage.
 
   Args:
-    seed: of the run. stage: its settings. folder: for its files, made where missing.
+    seed: of the stage. stage: its settings. splits: its data. folder: for its files.
     mesh: to run on.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  splits = data.make(stage.data, folder / "quarantine.tsv")
   _check_monitors(stage, splits)
-  optimizer = optim.make(stage.optimizer, *_length(stage, len(splits.parts["train"])))
+  _check_frozen_stats(stage)
+  _check_labels(stage)
   augmenter, execution = augment.make(stage.augment), _execution(stage.train)
-  projector = getattr(stage.objective, "projector", None)
-  cosine = isinstance(getattr(stage.objective, "loss", None), settings.LDAM)
-  net = models.make(stage.model, splits.info, execution, projector, cosine)
+  net = network(stage, splits.info, execution)
+  _check_sizes(stage, net, splits.info)
+  length = _length(stage, len(splits.parts["train"]))
+  optimizer = optim.make(stage.optimizer, *length, net.stages)
   objective = objectives.make(stage.objective, net, optimizer, augmenter, splits.info)
   bench = Bench(seed, stage, folder, mesh, splits, augmenter, objective, optimizer)
-  bench.say(*splits.notes, splits.table, _machine(mesh, execution))
+  bench.say(*splits.notes, *_pairs(stage, splits), splits.table, _machine(mesh, execution))
   return bench
+
+
+def network(
+  stage: settings.Stage, info: contract.DataInfo, execution: net_lib.Execution
+) -> net_lib.Net | gan.Pair:
+  """The network of a stage, with the end that its objective needs, or the pair of a GAN."""
+  told = objectives.told(stage.objective, info)
+  if isinstance(stage.objective, settings.Adversarial):
+    return gan.make(stage.model, told, execution, adversarial.end(stage.objective))
+  projector, predictor = (getattr(stage.objective, n, None) for n in ("projector", "predictor"))
+  cosine = isinstance(getattr(stage.objective, "loss", None), settings.LDAM)
+  return models.make(stage.model, told, execution, projector, cosine, predictor)
 
 
 def _check_monitors(stage: settings.Stage, splits: catalogue.Splits) -> None:
@@ -183,16 +229,70 @@ def _check_monitors(stage: settings.Stage, splits: catalogue.Splits) -> None:
     "train.stop.monitor": stop.monitor,
     "optimizer.plateau.monitor": plateau.monitor,
   }
-  known = metrics.names(len(splits.info.classes))
+  known = metrics.names(len(splits.info.classes), splits.info.multi_label)
   for key, name in watched.items():
     if splits.info.classes and name and name not in known:
       raise ValueError(f"no metric {key}={name!r}; there are {', '.join(known)}")
-  validates = isinstance(stage.objective, settings.Supervised) and "val" in splits.parts
+  classifier = isinstance(stage.objective, settings.Supervised | settings.GANSemi)
+  validates = classifier and "val" in splits.parts
   if (stop.patience or plateau.patience) and not validates:
     raise ValueError(
       f"stage {stage.name!r} is never validated, so train.stop and optimizer.plateau would wait "
       "for ever: set their patience to 0 there"
     )
+
+
+def _check_labels(stage: settings.Stage) -> None:
+  """Raises ValueError where images without a label meet an objective that asks each for its own."""
+  bare = stage.data.split.rest == "unlabelled" and stage.data.split.fraction < 1
+  if bare and isinstance(stage.objective, settings.Supervised | settings.GANCond):
+    raise ValueError(
+      f"data.split.rest=unlabelled keeps images without labels, of which "
+      f"objective.name={stage.objective.name} can make nothing: set it to drop, or take gan_semi"
+    )
+
+
+def _check_sizes(stage: settings.Stage, net: Any, info: contract.DataInfo) -> None:
+  """Raises ValueError for a network whose weights go by the size of its images."""
+  if stage.train.sizes and isinstance(stage.objective, settings.Adversarial):
+    raise ValueError("train.sizes: a GAN draws images of one size, so leave it empty")
+
+  def shapes(size: int) -> Any:
+    images = jax.ShapeDtypeStruct((1, size, size, info.image_shape[2]), np.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), images)
+
+  for size in stage.train.sizes:
+    if shapes(size) != shapes(info.image_shape[0]):
+      raise ValueError(
+        f"train.sizes: {stage.model.name} has other weights for {size} pixels than for the "
+        f"{info.image_shape[0]} of data.image_size: take a network that ends in a global average "
+        "(model.pool=gap, where it has that setting), or leave train.sizes empty"
+      )
+
+
+def _pairs(stage: settings.Stage, splits: catalogue.Splits) -> list[str]:
+  """Where images come in pairs, a sentence about those that are paired with themselves."""
+  if not isinstance(stage.objective, settings.MICLe):
+    return []
+  groups = splits.parts["train"].groups
+  alone = order_lib.alone(groups)
+  return [f"pairs: {alone:,} of {len(groups):,} images have no other of their group but themselves"]
+
+
+def _check_frozen_stats(stage: settings.Stage) -> None:
+  """Raises ValueError where `train.freeze_stats` finds no statistics or something moves them."""
+  if not stage.train.freeze_stats:
+    return
+  against = {
+    "eval.recalibrate estimates them anew: set it to 0": stage.eval.recalibrate,
+    "train.bn_group groups the statistics of batches: set it to 0": stage.train.bn_group,
+    "init_from is empty, so there are none yet: name a stage or a checkpoint": not stage.init_from,
+  }
+  for reason, holds in against.items():
+    if holds:
+      raise ValueError(
+        f"stage {stage.name!r}: train.freeze_stats keeps batch norm's statistics, and {reason}"
+      )
 
 
 def _length(stage: settings.Stage, train_size: int) -> tuple[int, int]:
@@ -207,7 +307,9 @@ def _execution(cfg: settings.Train) -> net_lib.Execution:
   form = cfg.ops
   if form == "auto":
     form = "cpu" if jax.default_backend() == "cpu" else "plain"
-  return net_lib.Execution(form, cfg.precision, cfg.bn_group, contract.AXIS, cfg.remat)
+  return net_lib.Execution(
+    form, cfg.precision, cfg.bn_group, contract.AXIS, cfg.remat, cfg.freeze_stats
+  )
 
 
 def _machine(mesh: Mesh, execution: net_lib.Execution) -> str:

@@ -20,15 +20,17 @@ PACKAGE = ROOT / "medjax"
 
 BASE = {"contract", "settings", "ops", "trees"}
 LEVEL_0 = BASE | {"config", "imbalance", "losses", "rates", "metrics", "pixels", "augment", "mesh"}
+LEVEL_0 |= {"decisions", "mixing", "scales"}
 LEVEL_3 = LEVEL_0 | {"objectives.base"}
 LEVEL_4 = LEVEL_0 | {"models", "objectives", "checkpoint", "evaluate"}
-BELOW_5 = LEVEL_4 | {"data", "optim", "writer", "train", "report"}
+BELOW_5 = LEVEL_4 | {"data", "optim", "writer", "train", "report", "sampling"}
 
 # Room -> what it may import of medjax, besides itself. A room is a module or a folder.
 TABLE = {
   **dict.fromkeys(LEVEL_0, BASE),
   "page": set(),
-  "metrics": BASE | {"rates"},
+  "decisions": BASE | {"rates"},
+  "metrics": BASE | {"rates", "decisions"},
   "data": LEVEL_0 | {"page"},
   "models": LEVEL_0,
   "optim": LEVEL_0,
@@ -36,12 +38,22 @@ TABLE = {
   "writer": LEVEL_3,
   "checkpoint": LEVEL_3,
   "evaluate": LEVEL_3,
+  "sampling": LEVEL_3,
   "train": LEVEL_3 | {"writer", "checkpoint", "evaluate"},
+  "fidelity": set(),
   "figures": LEVEL_0,
-  "report": LEVEL_4 | {"figures", "page"},
+  "probes": BASE | {"losses"},
+  "phrases": LEVEL_0,
+  "study": LEVEL_0 | {"figures"},
+  "report": LEVEL_4 | {"figures", "page", "phrases", "study"},
+  "classical": BASE,
+  "chapters": BELOW_5,
   "wiring": BELOW_5 - {"report"},
-  "stages": BELOW_5 - {"report"} | {"figures", "wiring"},
-  "runs": BELOW_5 | {"stages", "wiring"},
+  "monitors": BELOW_5 - {"report"} | {"figures", "probes", "wiring"},
+  "judge": BELOW_5 - {"report"} | {"fidelity", "wiring"},
+  "stages": BELOW_5 - {"report"} | {"figures", "judge", "monitors", "wiring"},
+  "generate": BELOW_5 - {"report"} | {"fidelity", "judge", "wiring"},
+  "runs": BELOW_5 | {"chapters", "classical", "stages", "study", "wiring"},
   "main": {"runs"},
 }
 ONE_NAMESPACE = "settings"  # a folder only for its length: its names are those of one module

@@ -139,7 +139,7 @@ def test_crops_lie_inside_the_image_with_the_asked_area_and_ratio():
   assert abs(np.log(ratios).mean()) < 0.03
 
 
-@pytest.mark.parametrize("name", ["cxr_safe", "simclr_gray"])
+@pytest.mark.parametrize("name", ["cxr_safe", "simclr_gray", "simclr_xray", "pretext_gray"])
 def test_chest_presets_never_mirror(name):
   cfg = settings.Augment(
     **{
@@ -265,3 +265,25 @@ def test_neutral_steps_leave_no_operations():
 def test_impossible_bounds_are_named(cfg):
   with pytest.raises(ValueError, match=r"augment\.(gamma|blur_sigma|crop_area) is"):
     augment.make(cfg)
+
+
+def test_cutout_paints_a_square_about_any_pixel_in_the_mean():
+  """Of 10 pixels about a middle that is uniform over 33; the edge cuts off what lies outside."""
+  images = _images(400)
+  found = np.asarray(_augmented(settings.Augment(cutout=0.3), images))
+  painted = (found != images).all(-1)
+  np.testing.assert_allclose(
+    found, np.where(painted[..., None], images.mean((1, 2), keepdims=True), images), atol=1e-6
+  )
+  rows, columns = painted.any(2), painted.any(1)
+  np.testing.assert_array_equal(painted, rows[:, :, None] & columns[:, None])
+  for side in (rows, columns):
+    first, count = side.argmax(1), side.sum(1)
+    assert (np.abs(np.diff(side.astype(int), axis=1)).sum(1) <= 2).all() and count.max() == 10
+    whole = (first > 0) & (first + count < SIZE)
+    assert (count[whole] == 10).all() and whole.mean() == pytest.approx(22 / SIZE, abs=0.08)
+
+
+def test_a_cutout_larger_than_the_image_is_refused():
+  with pytest.raises(ValueError, match=r"augment\.cutout is 1\.5"):
+    augment.make(settings.Augment(cutout=1.5))

@@ -46,9 +46,11 @@ print(json.dumps(events))
 SETTINGS = ["train.length=7 steps", "eval.every=2 steps", "eval.recalibrate=32"]
 
 
-def _events(workdir: pathlib.Path, home: pathlib.Path) -> list:
+def _events(
+  workdir: pathlib.Path, home: pathlib.Path, variant: str = "", *more: str, config=TINY
+) -> list:
   environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "HOME": str(home)}
-  command = [sys.executable, "-c", PROGRAM, str(TINY), str(workdir), *SETTINGS]
+  command = [sys.executable, "-c", PROGRAM, f"{config}{variant}", str(workdir), *SETTINGS, *more]
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
@@ -83,3 +85,23 @@ def test_a_second_start_compiles_nothing_new(starts):
 def test_a_second_start_compiles_in_less_than_a_quarter(starts):
   seconds = [sum(event[2] for event in events if event[0] == "compiled") for events in starts]
   assert seconds[1] < seconds[0] / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simclr", "micle", "byol", "rotation"])
+def test_pretraining_compiles_its_step_once_a_length(tmp_path, name):
+  events = _events(tmp_path / "w", tmp_path, ":simclr", f"objective.name={name}")
+  begun = events.index(["loop", "begin"])
+  compiled = [event[1] for event in events[:begun] if event[0] == "compiled"]
+  assert compiled.count("jit(dispatch)") == 2
+  assert [event for event in events[begun:] if event[0] != "loop"] == []
+
+
+@pytest.mark.slow
+def test_a_gan_compiles_its_step_once_a_length_and_nothing_to_be_judged(tmp_path):
+  events = _events(tmp_path / "w", tmp_path, config=TINY.with_name("gan.py"))
+  begun = len(events) - events[::-1].index(["loop", "begin"])  # of the second stage
+  first = events.index(["loop", "end"])
+  compiled = [event[1] for event in events[first:begun] if event[0] == "compiled"]
+  assert compiled.count("jit(dispatch)") == 2 and compiled.count("jit(sample)") == 1
+  assert [event for event in events[begun:] if event[0] != "loop"] == []

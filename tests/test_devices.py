@@ -34,7 +34,14 @@ CHANGE = settings.Augment(rotation=20, shift=0.1, zoom=0.2, hflip=True, noise=0.
 OBJECTIVES = {
   "supervised": settings.Supervised(loss=settings.Margin(mix=0.5)),
   "simclr": settings.SimCLR(projector=(16, 8)),
+  "micle": settings.MICLe(projector=(16, 8)),
+  "byol": settings.BYOL(projector=(16, 8), predictor=(16, 8)),
+  "rotation": settings.Rotation(),
 }
+EACH = [
+  name if name in ("supervised", "simclr") else pytest.param(name, marks=pytest.mark.slow)
+  for name in OBJECTIVES
+]
 
 
 def _part() -> catalogue.Part:
@@ -43,13 +50,16 @@ def _part() -> catalogue.Part:
   labels = np.repeat(np.arange(3), INFO.class_counts).astype(np.int32)
   images[np.arange(len(labels)), :, labels * 4] = 255  # something to learn
   names = np.array([f"{i}.png" for i in range(len(labels))])
-  return catalogue.Part("train", names, names, labels, images.__getitem__, images)
+  groups = np.array([f"patient {i // 3}" for i in range(len(labels))])
+  return catalogue.Part("train", names, groups, labels, images.__getitem__, images)
 
 
 def _objective(name: str, quadsnet=SMALL, bn_group: int = 0, change=CHANGE, **optimizer):
   execution = net_lib.Execution("cpu", bn_group=bn_group, axis=contract.AXIS)
   cfg = OBJECTIVES[name]
-  net = models.make(quadsnet, INFO, execution, getattr(cfg, "projector", None))
+  projector, predictor = (getattr(cfg, name, None) for name in ("projector", "predictor"))
+  info = objectives.told(cfg, INFO)
+  net = models.make(quadsnet, info, execution, projector, predictor=predictor)
   rule = optim.make(settings.AdamW(lr=1e-3, **optimizer), STEPS, 5)
   return objectives.make(cfg, net, rule, augment.make(change), INFO)
 
@@ -57,7 +67,7 @@ def _objective(name: str, quadsnet=SMALL, bn_group: int = 0, change=CHANGE, **op
 def _losses(name: str, quadsnet: settings.QuadSNet, mesh: jax.sharding.Mesh) -> np.ndarray:
   """[STEPS] losses of a run."""
   objective = _objective(name, quadsnet)
-  feed = feed_lib.training(_part(), BATCH, 3, mesh, "resident")
+  feed = feed_lib.training(_part(), BATCH, 3, mesh, "resident", pairs=name == "micle")
   run = train.dispatcher(objective, feed.take, mesh)
   key = mesh_lib.put(mesh, jax.random.key(1))
   state = mesh_lib.put(mesh, jax.jit(objective.init)(jax.random.key(0)))
@@ -77,7 +87,7 @@ def _on_one_device(name: str, quadsnet: settings.QuadSNet) -> np.ndarray:
 
 
 @pytest.mark.parametrize("devices", [3, 8])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize(
   "quadsnet", [SMALL, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["two streams", "four"]
 )
@@ -116,7 +126,7 @@ def _moves(name: str, devices: int) -> np.ndarray:
   return np.concatenate(jax.tree.leaves(moved.params))
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", EACH)
 def test_gradients_agree_in_float32(name):
   one, three, eight = (_moves(name, devices) for devices in (1, 3, 8))
   assert one.dtype == np.float32

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from medjax import imbalance
+from medjax import config, imbalance, settings
 
 HAM = (327, 514, 1099, 115, 1113, 6705, 142)
+HAM_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 
 def test_class_weights_of_ham10000_as_published():
@@ -41,8 +42,56 @@ def test_a_class_without_images_is_named(scheme):
 
 
 def test_unknown_scheme_lists_the_known_ones():
-  with pytest.raises(KeyError, match="none, balanced, inv_norm, class_balanced"):
-    imbalance.class_weights("mel5", (1, 2))
+  with pytest.raises(KeyError, match="none, balanced, inv_norm, class_balanced, mel5, or name=wei"):
+    imbalance.class_weights("mel6", (1, 2))
+
+
+def test_every_scheme_of_the_settings_has_weights():
+  for scheme in settings.WEIGHTS:
+    assert imbalance.class_weights(scheme, HAM, HAM_CLASSES).shape == (7,)
+    assert settings.Supervised(class_weights=scheme).class_weights == scheme
+
+
+@pytest.mark.parametrize(
+  ("scheme", "expected"),
+  [
+    ("mel5", [1, 1, 1, 1, 5, 1, 1]),
+    ("mel=5", [1, 1, 1, 1, 5, 1, 1]),
+    ("mel=2.5, nv=0.1", [1, 1, 1, 1, 2.5, 0.1, 1]),
+  ],
+)
+def test_named_classes_have_the_weights_that_are_given(scheme, expected):
+  np.testing.assert_array_equal(imbalance.class_weights(scheme, HAM, HAM_CLASSES), expected)
+
+
+def test_the_name_of_a_class_may_hold_an_equals_sign():
+  found = imbalance.class_weights("grade=2=4", (1, 2), ("grade=1", "grade=2"))
+  np.testing.assert_array_equal(found, [1, 4])
+
+
+def test_a_weight_of_no_class_lists_the_classes():
+  with pytest.raises(KeyError, match=r"'melanoma', which is no class .* akiec, bcc"):
+    imbalance.class_weights("melanoma=5", HAM, HAM_CLASSES)
+
+
+@pytest.mark.parametrize("weight", ["", "five", "0", "-1", "inf", "nan"])
+def test_a_weight_that_is_no_number_above_zero_is_told(weight):
+  with pytest.raises(ValueError, match=f"'mel={weight}' is no name=weight above 0"):
+    imbalance.class_weights(f"mel={weight}", HAM, HAM_CLASSES)
+
+
+def test_settings_refuse_an_unknown_scheme_before_anything_runs():
+  with pytest.raises(ValueError, match=r"class_weights='balance': choose one of none, balanced"):
+    settings.Supervised(class_weights="balance")
+
+
+def test_rare_classes_are_not_both_drawn_and_weighted():
+  tree = dict(data=dict(name="phantom", feeding=dict(sampling="class_balanced")))
+  with pytest.raises(ValueError, match=r"set objective\.class_weights to none, or data\.feeding"):
+    config.parse(tree)
+  for weights in ("none", "nodular=2"):
+    stage = config.parse(tree, [f"objective.class_weights={weights}"]).stages[0]
+    assert stage.objective.class_weights == weights
 
 
 @pytest.mark.parametrize(("most", "beta"), [(4999, 0.999), (5000, 0.9999)])

@@ -67,6 +67,15 @@ def test_a_workdir_holds_what_users_script_against(workdir):
   assert not list((workdir / "pretrain").glob("predictions*"))
 
 
+def test_monitors_are_in_the_log_and_the_report_of_a_stage_without_a_classifier(workdir):
+  logged = writer.read(workdir / "pretrain" / "metrics.jsonl")
+  looks = [row for row in logged if "probe/phantom" in row]
+  assert [row["step"] for row in looks] == [8, 16, 24]
+  for name in ("knn", "knn_balanced", "probe", "probe_balanced"):
+    assert all(0 <= row[f"{name}/phantom"] <= 1 for row in looks)
+  assert list((workdir / "figures").glob("*pretrain*monitors*"))
+
+
 def test_the_best_checkpoint_is_the_one_the_log_names(workdir):
   logged = writer.read(workdir / "finetune" / "metrics.jsonl")
   scored = [row for row in logged if "val/macro_f1" in row]
@@ -94,10 +103,10 @@ def test_evaluating_a_copy_gives_the_same_rows(workdir, tmp_path):
   assert table.classes == ("clear", "nodular", "spiculated") and len(table.ids) == len(table.scores)
 
 
-def test_the_same_command_again_goes_on_from_the_end(workdir, capsys):
+def test_the_same_command_again_does_nothing_twice(workdir, capsys):
   log = (workdir / "finetune" / "metrics.jsonl").read_bytes()
   assert run(f"--config={TINY}:stages", f"--workdir={workdir}") == 0
-  assert capsys.readouterr().out.count("resumed from step 24") == 3
+  assert capsys.readouterr().out.count("finished before") == 3
   assert (workdir / "finetune" / "metrics.jsonl").read_bytes() == log
 
 
@@ -110,7 +119,7 @@ def test_a_stage_that_no_longer_improves_slows_down_and_stops(tmp_path, capsys):
   rows = writer.read(tmp_path / "w" / "train" / writer.FILE)
   assert [row["step"] for row in rows] == [2, 4, 6, 8]
   assert [row["lr"] for row in rows] == [0.01, 0.01, 0.005, 0.0025]
-  assert capsys.readouterr().out.count("resumed from step 8") == 1
+  assert capsys.readouterr().out.count("finished before") == 1
 
 
 # What a user may get wrong.

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from medjax import contract, figures, metrics, report
+from medjax import contract, figures, metrics, phrases, report
 
 NASTY = "<b>&\"'$x$</b>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -219,7 +219,7 @@ def test_synthetic_and_leaky_are_said_first_and_only_where_they_are(tmp_path, fu
 )
 def test_verdicts(name, bounds, words):
   difference = metrics.Difference(sum(bounds) / 2, *bounds, defined=1.0, p=0.5)
-  assert report.verdict(name, difference) == words
+  assert phrases.verdict(name, difference) == words
 
 
 def test_headline_says_who_is_better(full):

@@ -16,7 +16,17 @@ from medjax import checkpoint, main, writer
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = pathlib.Path(__file__).with_name("tiny.py")
+GAN = pathlib.Path(__file__).with_name("gan.py")
 STEPS = "--config.train.length=60 steps"
+# Pairs of images mixed, in sizes that change in between.
+MIXED = (
+  "--config.objective.mixup=0.4",
+  "--config.objective.cutmix=1.0",
+  "--config.augment.cutout=0.3",
+  "--config.train.sizes=(16,24)",
+  "--config.train.sizes_every=6 steps",
+)
+MONITORED = "--config.eval.monitors=({'name':'phantom','patients':40,'seed':3},)"
 
 
 def start(workdir: pathlib.Path, *args: str) -> subprocess.Popen:
@@ -78,8 +88,25 @@ def test_killed_once(tmp_path):
     (f"--config={TINY}", "--config.data.feed=streamed"),
     (f"--config={TINY}:simclr",),
     (f"--config={TINY}:rules",),
+    (f"--config={TINY}:simclr", "--config.objective.name=byol"),
+    (f"--config={TINY}:simclr", "--config.objective.name=micle"),
+    (f"--config={TINY}:simclr", MONITORED),
+    (f"--config={TINY}", *MIXED),
+    (f"--config={GAN}:alone",),
+    (f"--config={GAN}:semi",),
   ],
-  ids=["resident", "streamed", "simclr", "rules"],
+  ids=[
+    "resident",
+    "streamed",
+    "simclr",
+    "rules",
+    "byol",
+    "micle",
+    "monitors",
+    "mixed",
+    "gan",
+    "gan_semi",
+  ],
 )
 def test_killed_three_times(tmp_path, args):
   assert_survives(tmp_path, 3, *args)

@@ -1,4 +1,4 @@
-"""What `ops` is for on CPU, timed: run with `-m slow -s` to see the figures, on a quiet machine.
+"""What `ops` is for on CPU, timed: run with `-n 0 -m slow -s`, on a quiet machine, for figures.
 
 Every figure is a median over alternating pairs, so that other work on the machine meets both sides.
 """
@@ -127,3 +127,40 @@ def test_large_nets_compile_in_about_the_time_of_plain_convolutions(no_compilati
   ours, plain = _compiling(name, "cpu"), _compiling(name, "plain")
   print(f"{name}: CPU seconds {ours:.1f}, with plain convolutions {plain:.1f}: {ours / plain:.2f}")
   assert ours / plain <= 1.3
+
+
+def _trained(cfg: settings.Objective, images: int) -> Callable:
+  """Training steps on random images of 64 pixels, two a call, on one device."""
+  mesh = mesh_lib.make(jax.devices()[:1])
+  info = contract.DataInfo(("a", "b"), (64, 64, 1), (1, 1), 2, (0.5,), (0.2,))
+  execution = net_lib.Execution("cpu", axis=contract.AXIS)
+  projector = getattr(cfg, "projector", None)
+  net = models.make(settings.MedNet(width=16), info, execution, projector)
+  policy = settings.VARIANTS[settings.Augment]["simclr_gray"]
+  rule = optim.make(settings.AdamW(), 1000, 0)
+  objective = objectives.make(cfg, net, rule, augment.make(policy), info)
+  rng = np.random.default_rng(0)
+  batch = {
+    contract.IMAGE: rng.integers(0, 256, (2, images, *info.image_shape), np.uint8),
+    contract.MASK: np.ones((2, images), np.float32),
+    contract.LABEL: rng.integers(0, 2, (2, images)).astype(np.int32),
+    contract.SLOT: np.tile(np.arange(images, dtype=np.int32), (2, 1)),
+  }
+  dispatch = train.dispatcher(objective, lambda _, ticket: ticket, mesh)
+  ticket = mesh_lib.put(mesh, batch, mesh_lib.cut(1))
+  state = mesh_lib.put(mesh, jax.jit(objective.init)(jax.random.key(0)))
+
+  def run():
+    nonlocal state
+    state, metrics = dispatch(state, {}, ticket, jnp.full(2, 1e-3), jax.random.key(1))
+    return metrics
+
+  return run
+
+
+def test_simclr_is_about_as_fast_as_classification_of_as_many_views():
+  """The same network and augmentation: 64 images in two views each, and 128 images."""
+  pretrained = _trained(settings.SimCLR(), 64)
+  rate = _times_as_long(_trained(settings.Supervised(), 128), pretrained)
+  print(f"views a second, SimCLR by supervised: {rate:.2f}")
+  assert rate >= 0.8

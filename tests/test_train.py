@@ -126,14 +126,6 @@ def test_the_clock_tells_where_time_went():
   assert clock.shares() == {"log": 1}
 
 
-@pytest.mark.parametrize(
-  ("step", "total", "per_dispatch", "expected"),
-  [(0, 8, 4, (4,)), (0, 10, 4, (4, 2)), (8, 10, 4, (2,)), (0, 3, 4, (3,)), (4, 4, 4, ())],
-)
-def test_calls_come_in_at_most_two_lengths(step, total, per_dispatch, expected):
-  assert train.lengths(step, total, per_dispatch) == expected
-
-
 def test_what_a_checkpoint_took_does_not_grow_while_it_is_written():
   record = train.Record(lambda *_: None, str)
   record.add({"loss": jnp.asarray([1.0, 2.0])})

@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if arg == "simclr":
     config["stages"] = (pretrain,)
   if arg == "stages":
-    config["stages"] = (pretrain, dict(name="finetune", init_from="pretrain"), dict(name="scratch"))
+    watched = pretrain | dict(eval=dict(monitors=("phantom",)))
+    config["stages"] = (watched, dict(name="finetune", init_from="pretrain"), dict(name="scratch"))
     config["compare"] = ("finetune", "scratch")
   return ConfigDict(config)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medjax import contract, settings
-from medjax.data import cache, splits
+from medjax.data import cache, generated, overlap, splits
 from medjax.data import catalogue as catalogue_lib
 from medjax.data import metadata as metadata_lib
 from medjax.data.datasets import (
@@ -65,7 +65,11 @@ DATASETS: dict[type[settings.Data], Callable[[Any], catalogue_lib.Catalogue]] = 
 _HELD = ("resident", "split")  # feeds whose devices hold all images
 
 
-def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogue_lib.Splits:
+def make(
+  cfg: settings.Data,
+  quarantine: pathlib.Path | None = None,
+  apart: Sequence[settings.Data] = (),
+) -> catalogue_lib.Splits:
   """Makes a set ready to be fed: listed, dealt, looked at, checked.
 
   The split is made before the images are decoded, so that neither a mistake in it costs a decoding
@@ -77,6 +81,7 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
     cfg: the set's settings, one of the types of `DATASETS`.
     quarantine: the file that lists what cannot be read (tab-separated: id, reason); where all can
       be read, an old one is removed.
+    apart: sets whose val and test images the training part must not show; see `overlap`.
 
   Raises:
     FileNotFoundError, KeyError: what the settings name is not there.
@@ -86,6 +91,8 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
   """
   _check_frames(cfg)
   rows = DATASETS[type(cfg)](cfg)
+  if cfg.target == "source":
+    rows = catalogue_lib.by_source(rows)
   parts = splits.deal(rows, cfg.split)
   splits.check(rows, parts, cfg.split)
   feed, why = _feed(cfg, len(rows))
@@ -95,7 +102,10 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
   leak = splits.check(rows, dealt, cfg.split)
   parts = splits.thinned(rows, dealt, cfg.split)
   less = splits.thinning(rows, dealt, parts)
+  if cfg.split.rest == "unlabelled":
+    rows, parts = splits.without_labels(rows, dealt, parts), dealt.copy()
   parts[list(decoded.unreadable)] = ""
+  audited = _audited(rows, decoded, parts, cfg, apart) if apart else ()
   quarantined = tuple((rows.ids[row], reason) for row, reason in decoded.unreadable.items())
   if quarantine is not None:
     _write_quarantine(quarantined, quarantine)
@@ -104,7 +114,7 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
   twice = splits.conflicts(rows, decoded.pictures)
   left = f"{len(quarantined)} unreadable files are left out" if quarantined else ""
   known = _metadata(rows, parts == "train")
-  return catalogue_lib.Splits(
+  found = catalogue_lib.Splits(
     parts={
       name: _part(rows, np.flatnonzero(parts == name), name, feed, decoded, known)
       for name in contract.PARTS
@@ -115,8 +125,34 @@ def make(cfg: settings.Data, quarantine: pathlib.Path | None = None) -> catalogu
     feed=feed,
     table=_title(rows, cfg) + splits.table(rows, parts),
     quarantined=quarantined,
-    notes=tuple(note for note in (*rows.notes, left, less, leak, twice, why) if note),
+    notes=tuple(note for note in (*rows.notes, left, less, *audited, leak, twice, why) if note),
   )
+  generated.refuse_as_real(cfg.root, found.parts)
+  return generated.added(found, cfg) if cfg.generated else found
+
+
+def _audited(
+  rows: catalogue_lib.Catalogue,
+  decoded: cache.Decoded,
+  parts: np.ndarray,
+  cfg: settings.Data,
+  apart: Sequence[settings.Data],
+) -> tuple[str, ...]:
+  """Takes out of the training part what other sets are scored on; says how much that was."""
+  targets = [_scored(other) for other in dict.fromkeys(apart)]
+  pool = overlap.Images(cfg.name, rows, decoded, np.flatnonzero(parts == "train"))
+  gone, notes = overlap.shown(pool, targets, pathlib.Path(cfg.cache).expanduser())
+  parts[gone] = ""
+  return notes
+
+
+def _scored(cfg: settings.Data) -> overlap.Images:
+  """The val and test images of a set, dealt as `make` deals them."""
+  rows = DATASETS[type(cfg)](cfg)
+  decoded = cache.load(rows, cfg)
+  parts = splits.deal(splits.joined(rows, decoded.pictures), cfg.split)
+  own = np.flatnonzero((parts == "val") | (parts == "test"))
+  return overlap.Images(cfg.name, rows, decoded, own)
 
 
 def _check_frames(cfg: settings.Data) -> None:
@@ -216,8 +252,10 @@ def _info(
     metadata=0 if known is None else known.shape[1],
     synthetic=rows.synthetic,
     multi_label=rows.multi_label,
+    target=cfg.target,
   )
 
 
 def _title(rows: catalogue_lib.Catalogue, cfg: settings.Data) -> str:
-  return f"{cfg.name}{' (synthetic)' if rows.synthetic else ''}, {len(rows):,} images\n"
+  kept = "" if cfg.split.fraction == 1 else f", split.fraction={cfg.split.fraction:g}"
+  return f"{cfg.name}{' (synthetic)' if rows.synthetic else ''}, {len(rows):,} images{kept}\n"

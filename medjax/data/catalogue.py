@@ -69,6 +69,7 @@ class Catalogue:
     metadata: what is known of each image's patient; empty where nothing is.
     fields: which of it reaches a network, and how; empty for none.
     sets: [n] int32, which of several sets an image comes from, or None where there is but one.
+    sources: a word on where each image is from, such as its zip; empty where the set tells none.
     decoded: rows [m] -> pixels [m, *shape] of `dtype`, where the set is a prepared collection;
       any number of threads at once. digests: [n] text, the same for the same pixels, of such a set.
   """
@@ -86,6 +87,7 @@ class Catalogue:
   metadata: tuple[metadata_lib.Record, ...] = ()
   fields: tuple[metadata_lib.Field, ...] = ()
   sets: np.ndarray | None = None
+  sources: tuple[str, ...] = ()
   decoded: FetchMany | None = None
   shape: tuple[int, int, int] | None = None
   dtype: np.dtype | None = None
@@ -214,6 +216,22 @@ def _labels(labels: Sequence[str | tuple[str, ...] | None], classes: Sequence[st
   pairs = [(row, place[name]) for row, names in enumerate(labels) for name in names or ()]
   marks[tuple(np.array(pairs, int).reshape(-1, 2).T)] = 1
   return marks
+
+
+def by_source(rows: Catalogue) -> Catalogue:
+  """The set with the sources of its images in the place of its labels.
+
+  Raises:
+    ValueError: the set tells no sources, or but one.
+  """
+  names, labels = np.unique(np.array(rows.sources, str), return_inverse=True)
+  classes = tuple(names.tolist())
+  if len(classes) < 2:
+    told = f"all images are of {classes[0]!r}" if classes else "this set does not tell them"
+    raise ValueError(
+      f"data.target=source needs images of two sources or more, and {told}: set data.target=label"
+    )
+  return dataclasses.replace(rows, classes=classes, labels=labels.astype(np.int32))
 
 
 def fingerprint(paths: Iterable[pathlib.Path], ids: Iterable[str] = ()) -> str:

@@ -18,9 +18,9 @@ def deal(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> np.ndarray:
 
   Official parts stay as they are (unless the mode says otherwise); a missing test, then a missing
   val, is taken from train by whole groups, so that each class's share comes as near to the asked
-  one as the groups allow. Where folds are asked for, val is one of them. Nothing is taken from an
-  unlabelled set, which nothing is scored on. Depends on ids, groups, labels and the seed, not on
-  the rows' order.
+  one as the groups allow. Where folds are asked for, one of them is `cfg.folded`, val or test.
+  Nothing is taken from an unlabelled set, which nothing is scored on. Depends on ids, groups,
+  labels and the seed, not on the rows' order.
 
   Returns:
     [n] str of `contract.PARTS`.
@@ -32,7 +32,7 @@ def deal(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> np.ndarray:
     rows = dataclasses.replace(rows, groups=rows.ids)
   parts = rows.parts.astype(object) if cfg.mode == "official" else np.full(len(rows), "", object)
   if cfg.folds:
-    parts[parts == "val"] = ""
+    parts[(parts == "val") | (cfg.folded == "test")] = ""
   groups = np.array(rows.groups)
   given = set(parts)
   missing = [(name, share) for name, share in _asked(rows, cfg).items() if name not in given]
@@ -40,7 +40,7 @@ def deal(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> np.ndarray:
   if "train" not in parts:
     raise ValueError("no image is in the part 'train'")
   for i, (name, share) in enumerate(missing):
-    if name == "val" and cfg.folds:
+    if name == cfg.folded and cfg.folds:
       parts[folds(rows, parts, cfg.folds, cfg.seed) == cfg.fold] = name
       continue
     pool = np.flatnonzero(parts == "train")
@@ -53,8 +53,9 @@ def deal(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> np.ndarray:
 
 def _asked(rows: catalogue_lib.Catalogue, cfg: settings.Split) -> dict[str, float]:
   """The shares of test and val that the settings ask for."""
-  val = 1 / cfg.folds if cfg.folds else cfg.val
-  shares = {"test": cfg.test, "val": val} if rows.classes else {}
+  shares = {"test": cfg.test, "val": cfg.val} if rows.classes else {}
+  if cfg.folds and rows.classes:
+    shares[cfg.folded] = 1 / cfg.folds
   return {part: share for part, share in shares.items() if share}
 
 
@@ -142,6 +143,56 @@ def _near_quotas(
       taken[group] ^= True
       short, spare = after, spare - sign * (counts[group] > 0)
   return taken
+
+
+def thinned(rows: catalogue_lib.Catalogue, parts: np.ndarray, cfg: settings.Split) -> np.ndarray:
+  """The parts with `cfg.fraction` of the training part's groups; its other images are in none, "".
+
+  Every group counts for the rarest class that it holds an image of, and of every class the first
+  groups in an order drawn by `cfg.fraction_seed` are kept, so that a smaller fraction of the same
+  seed lies in a larger one. Groups that together hold every class come first. Does not depend on
+  the rows' order.
+
+  Args:
+    rows: the images. parts: [n] str, of `deal`. cfg: how to deal.
+  """
+  if cfg.fraction == 1:
+    return parts
+  own = np.flatnonzero(parts == "train")
+  units = rows.ids if cfg.mode == "image_random" else rows.groups
+  names, member = np.unique(np.array(units)[own], return_inverse=True)
+  everyone = np.ones((len(names), 1), bool)  # what groups without a class count for
+  holds = np.column_stack([_held(member, rows.strata[own]), everyone])  # [G, S]
+  kept = _first_of_each(holds, cfg.fraction, np.random.default_rng(cfg.fraction_seed))
+  parts = parts.copy()
+  parts[own[~kept[member]]] = ""
+  return parts
+
+
+def _held(member: np.ndarray, strata: np.ndarray) -> np.ndarray:
+  """[G, S] bool: which group has an image of which stratum; `member` [n] is an image's group."""
+  holds = np.zeros((member.max() + 1, strata.shape[1]), bool)
+  np.logical_or.at(holds, member, strata)
+  return holds
+
+
+def _first_of_each(holds: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+  """[G] bool: of the groups of each stratum the share that comes first in an order drawn by `rng`.
+
+  Of every stratum at least one group, among them those by which `holds` [G, S] is covered.
+  """
+  order = rng.permutation(len(holds))
+  rarest = np.argsort(holds.sum(0), kind="stable")
+  kind = rarest[holds[:, rarest].argmax(1)]  # [G]
+  kept = np.zeros(len(holds), bool)
+  for stratum in rarest[holds[:, rarest].any(0)]:
+    if not (kept & holds[:, stratum]).any():
+      kept[order[holds[order, stratum]][0]] = True
+  order = order[np.argsort(~kept[order], kind="stable")]  # those that cover all come first
+  for stratum in np.unique(kind):
+    alike = order[kind[order] == stratum]
+    kept[alike[: round(share * len(alike))]] = True
+  return kept
 
 
 def joined(rows: catalogue_lib.Catalogue, pictures: np.ndarray) -> catalogue_lib.Catalogue:
@@ -245,6 +296,38 @@ def check_classes(rows: catalogue_lib.Catalogue, parts: np.ndarray, cfg: setting
   empty = [part for part in expected if part not in parts]
   if empty:
     raise ValueError(f"no image is in {' and '.join(empty)}: add images or ask for fewer parts")
+
+
+def without_labels(
+  rows: catalogue_lib.Catalogue, before: np.ndarray, parts: np.ndarray
+) -> catalogue_lib.Catalogue:
+  """The set, in which those images have no label that `thinned` took out of the parts `before`.
+
+  They are the second of two sets, the labelled ones the first.
+
+  Raises:
+    ValueError: the set is several already, or its images have several labels.
+  """
+  if rows.sets is not None or rows.multi_label:
+    raise ValueError(
+      "data.split.rest=unlabelled makes two sets of one whose images have one label: set it to drop"
+    )
+  bare = parts != before
+  labels = np.where(bare, contract.UNLABELLED, rows.labels).astype(rows.labels.dtype)
+  return dataclasses.replace(rows, labels=labels, sets=bare.astype(np.int32))
+
+
+def thinning(rows: catalogue_lib.Catalogue, before: np.ndarray, parts: np.ndarray) -> str:
+  """A sentence about what `thinned` made of the parts `before`, or "" where it kept all."""
+  was, left = before == "train", parts == "train"
+  if (was == left).all():
+    return ""
+  groups = np.array(rows.groups)
+  all_groups, some = len(np.unique(groups[was])), len(np.unique(groups[left]))
+  return (
+    f"train holds {left.sum():,} of its {was.sum():,} images and {some:,} of its {all_groups:,}"
+    " groups, by data.split.fraction"
+  )
 
 
 def table(rows: catalogue_lib.Catalogue, parts: np.ndarray) -> str:

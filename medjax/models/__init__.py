@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flax import linen as nn
-
 from medjax import contract, settings
 from medjax.models import (
   attention_vgg,
   darknet,
   densenet,
+  gan,
   heads,
   inception,
   inception_resnet,
   mednet,
+  metadata,
   mobilenet,
   nasnet,
   net,
@@ -46,10 +46,12 @@ MODELS: dict[type[settings.Model], Callable[[Any, contract.DataInfo], net.Parts]
   settings.PneumoniaCNN: pneumonia_cnn.build,
   settings.SurveyCNN: survey_cnn.build,
   settings.Darknet: darknet.build,
+  settings.GAN: gan.build,
   settings.InceptionV3: inception.build,
   settings.InceptionResNetV2: inception_resnet.build,
   settings.Xception: xception.build,
   settings.SoftAttention: _soft_attention,
+  settings.MetadataMLP: metadata.build,
   settings.MobileNetV1: mobilenet.build,
   settings.MobileNetV2: mobilenet.build,
   settings.MobileNetV3: mobilenet.build,
@@ -63,6 +65,7 @@ def make(
   execution: net.Execution,
   projector: tuple[int, int] | None = None,
   cosine: bool = False,
+  predictor: tuple[int, ...] | None = None,
 ) -> net.Net:
   """A network for these data.
 
@@ -72,6 +75,8 @@ def make(
     execution: how to run it.
     projector: (hidden, out) widths of a projector to put in the classifier's place.
     cosine: makes the classifier's logits cosines.
+    predictor: (hidden, out) widths of a predictor after the projector, () for a head that has
+      `heads.PROJECTION` but no predictor; None for the projector alone.
 
   Raises:
     KeyError: for settings of no known network.
@@ -83,9 +88,12 @@ def make(
   if projector is None and not info.classes:
     raise ValueError("a classifier needs classes, and these data have no labels: use labelled data")
   parts = MODELS[type(cfg)](cfg, info)
-  head: nn.Module = parts.classifier.clone(cosine=cosine)
-  if projector is not None:
+  if projector is None:
+    head = metadata.fused(parts.classifier.clone(cosine=cosine), cfg, info)
+  elif predictor is None:
     head = heads.Projector(*projector, cfg.bn_epsilon)
+  else:
+    head = heads.Predicting(projector, predictor, cfg.bn_epsilon)
   return net.wrap(
     parts.encoder,
     head,

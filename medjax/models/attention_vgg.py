@@ -71,7 +71,7 @@ def build(cfg: settings.SoftAttention, info: contract.DataInfo) -> net.Parts:
 
   Raises:
     ValueError: for another backbone than a VGG of five blocks, for a cut that is neither `paper`
-      nor `code`, and see `soft_attention.parts`.
+      nor `code`, for the backbone's own `pool`, and see `soft_attention.parts`.
   """
   backbone = cfg.backbone
   assert isinstance(backbone, settings.VGG)
@@ -84,6 +84,8 @@ def build(cfg: settings.SoftAttention, info: contract.DataInfo) -> net.Parts:
       f"model.cut={cfg.cut!r}: the attention stands inside {cfg.name}, which is not cut: "
       "set 'paper', or 'code' for no ReLU before it"
     )
+  if backbone.pool != settings.VGG.pool:
+    raise ValueError(f"model.backbone.pool={backbone.pool!r}: here the last map is model.pool's")
   numbers = range(1, len(vgg.WIDTHS) + 1)
   stages = [f"block{number}" for number in numbers]
   stages.insert(ATTENTION_AFTER, "attention")

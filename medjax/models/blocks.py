@@ -72,7 +72,7 @@ class Conv(nn.Module):
     groups = x.shape[-1] if self.depthwise else 1
     window = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
     shape = (*window, x.shape[-1] // groups, self.features)
-    kernel = self.param("kernel", _DRAWN_LATER, shape)
+    kernel = self.weights(shape, mode)
     dtype = mode.dtype(x, kernel)
     y = ops.conv(
       x.astype(dtype),
@@ -85,6 +85,11 @@ class Conv(nn.Module):
     if not self.use_bias:
       return y
     return y + self.param("bias", _ZEROS, (self.features,)).astype(dtype)
+
+  def weights(self, shape: tuple[int, ...], mode: net.Mode) -> jax.Array:
+    """The kernel that the convolution takes, [rows, columns, in, out]."""
+    del mode
+    return self.param("kernel", _DRAWN_LATER, shape)
 
 
 class SeparableConv(nn.Module):
@@ -116,12 +121,17 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """[b, D] to [b, features]."""
-    kernel = self.param("kernel", _DRAWN_LATER, (x.shape[-1], self.features))
+    kernel = self.weights((x.shape[-1], self.features), mode)
     dtype = mode.dtype(x, kernel)
     y = x.astype(dtype) @ kernel.astype(dtype)
     if not self.use_bias:
       return y
     return y + self.param("bias", _ZEROS, (self.features,)).astype(dtype)
+
+  def weights(self, shape: tuple[int, ...], mode: net.Mode) -> jax.Array:
+    """The kernel that the product takes, [in, out]."""
+    del mode
+    return self.param("kernel", _DRAWN_LATER, shape)
 
 
 class BatchNorm(nn.Module):
@@ -132,18 +142,20 @@ class BatchNorm(nn.Module):
   groups it normalises by the running ones. Statistics are in at least float32.
 
   Attributes:
-    epsilon: added to the variance. use_scale: whether a learnt factor follows.
+    epsilon: added to the variance. use_scale, use_bias: whether a learnt factor, and a learnt
+      offset, follow.
   """
 
   epsilon: float
   use_scale: bool = True
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
     """Normalises [b, ..., C]."""
     channels = x.shape[-1]
     scale = self.param("scale", _ONES, (channels,)) if self.use_scale else jnp.ones(channels)
-    bias = self.param("bias", _ZEROS, (channels,))
+    bias = self.param("bias", _ZEROS, (channels,)) if self.use_bias else jnp.zeros(channels)
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
     running_var = self.variable("batch_stats", "var", jnp.ones, channels)
     if mode.groups is None:

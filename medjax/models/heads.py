@@ -1,4 +1,4 @@
-"""What sits on an embedding: a classifier, or the projector of contrastive learning."""
+"""What sits on an embedding: a classifier, or the projector and the predictor of pretraining."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax
 
 from medjax import losses
 from medjax.models import blocks, net
+
+PROJECTION = "projection"  # end point of what a predictor predicts from
 
 
 class Classifier(nn.Module):
@@ -72,3 +74,25 @@ class Projector(nn.Module):
     x = blocks.Dense(self.hidden, use_bias=False, name="hidden")(embedding, mode)
     x = blocks.BatchNorm(self.bn_epsilon, name="bn")(x, mode)
     return blocks.Dense(self.out, name="out")(jax.nn.relu(x), mode)
+
+
+class Predicting(nn.Module):
+  """A projector and, from its result to what it predicts, a second one (Grill et al. 2020, BYOL).
+
+  Attributes:
+    projector: (hidden, out) widths. predictor: likewise; () gives out the projections themselves.
+  """
+
+  projector: tuple[int, int]
+  predictor: tuple[int, ...]
+  bn_epsilon: float
+
+  @nn.compact
+  def __call__(self, embedding: jax.Array, mode: net.Mode) -> jax.Array:
+    """[b, D] to predictions [b, out]; the projections are the end point `PROJECTION`."""
+    x = Projector(*self.projector, self.bn_epsilon, name="projector")(embedding, mode)
+    x = mode.endpoint(self, PROJECTION, x)
+    if not self.predictor:
+      return x
+    hidden, out = self.predictor
+    return Projector(hidden, out, self.bn_epsilon, name="predictor")(x, mode)

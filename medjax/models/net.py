@@ -20,9 +20,10 @@ from medjax import contract, ops, trees
 from medjax.models import groups as groups_lib
 from medjax.models import initial
 
-# Linen collections: what batch norm found in this batch, the maps that were asked for by name, and
-# logits of parts of a head.
+# Linen collections: what batch norm found in this batch, statistics of weights that this pass has
+# moved, the maps that were asked for by name, and logits of parts of a head.
 BATCH_MOMENTS = "batch_moments"
+ITERATES = "iterates"
 ENDPOINTS = "endpoints"
 AUXILIARY = "auxiliary"
 EVERY = "*"  # asks for all end points
@@ -30,7 +31,7 @@ EVERY = "*"  # asks for all end points
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-  """How a net is run; static, and no part of what it computes.
+  """How a net is run; static, and nothing that `init` or evaluation depend on.
 
   Attributes:
     form: of convolutions, see `medjax.ops`.
@@ -38,6 +39,7 @@ class Execution:
     bn_group: examples of the global batch that share batch-norm statistics; 0 is all of them.
     axis: the mesh axis that the batch is cut over; None outside a mesh.
     remat: forgets the maps inside a stage's units and computes them again for the gradient.
+    freeze_stats: batch norm takes and keeps the running statistics in training too.
   """
 
   form: ops.Form = "plain"
@@ -45,6 +47,7 @@ class Execution:
   bn_group: int = 0
   axis: str | None = None
   remat: bool = False
+  freeze_stats: bool = False
 
 
 class Reached(Exception):
@@ -64,6 +67,7 @@ class Mode:
     groups: examples that share batch-norm statistics in training; None takes the running ones.
     keys: [b, 2] uint32 that each example's dropout draws from; None leaves dropout out.
     metadata: [b, M] of a head that takes them.
+    condition: [b] int32, the class that a conditional layer is asked for.
     offsets: added to the end points of their names; zeros, to differentiate by.
     endpoints: names of the maps to hand out. cut: name of the end point where the pass ends.
   """
@@ -72,6 +76,7 @@ class Mode:
   groups: groups_lib.Groups | None = None
   keys: jax.Array | None = None
   metadata: jax.Array | None = None
+  condition: jax.Array | None = None
   offsets: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   endpoints: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
   cut: str = flax.struct.field(pytree_node=False, default="")
@@ -160,7 +165,8 @@ class Net:
       statistics estimated for a net without dropout must be taken without it.
       `endpoints` names maps to hand out in the result, `net.EVERY` all of them; `offsets` are added
       to the end points of their names: the gradient by an offset of zeros is that by the map.
-    stages: beginnings of parameter paths, in the order in which an image passes them.
+    stages: beginnings of parameter paths, or patterns of them where streams run side by side, in
+      the order in which an image passes them.
   """
 
   init: Callable[[jax.Array, jax.Array], tuple[contract.Tree, contract.Tree]]
@@ -176,7 +182,8 @@ class Parts:
     encoder: called as `(images, mode)`, returns [b, D].
     classifier: called as `(embedding, mode)`, returns [b, K].
     kernel_init: where their kernels are drawn from.
-    stages: names of the encoder's parts in the order in which an image passes them.
+    stages: names of the encoder's parts, or patterns of them, in the order in which an image passes
+      them.
   """
 
   encoder: nn.Module
@@ -218,7 +225,9 @@ def wrap(
   @jax.jit  # so that the forward pass, whose result nobody reads, is never computed
   def init(key: jax.Array, images: jax.Array) -> tuple[contract.Tree, contract.Tree]:
     rows = jnp.zeros((len(images), metadata)) if metadata else None
-    variables = network.init(key, images, Mode(execution, metadata=rows))
+    classes = jnp.zeros(len(images), jnp.int32)
+    mode = Mode(execution, metadata=rows, condition=classes)
+    variables = network.init(key, images, mode)
     return initial.with_kernels(variables["params"], key, kernel_init), variables["batch_stats"]
 
   def apply(params, stats, batch, *, train, key=None, momentum=None, endpoints=(), offsets=None):
@@ -228,25 +237,28 @@ def wrap(
       _mode(execution, batch, train, key), offsets=offsets or {}, endpoints=tuple(endpoints)
     )
     variables, images = {"params": params, "batch_stats": stats}, batch[contract.IMAGE]
-    collections = [BATCH_MOMENTS, ENDPOINTS, AUXILIARY]
+    collections = [BATCH_MOMENTS, ITERATES, ENDPOINTS, AUXILIARY]
     result, found = network.apply(variables, images, mode, mutable=collections)
     named = _named(found.get(ENDPOINTS, {}), endpoints)
     result = result.replace(endpoints=named, auxiliary=_only(found.get(AUXILIARY, {})))
     if mode.groups is None:
       return result, stats
     moments = mode.groups.over_devices(found.get(BATCH_MOMENTS, {}))
-    return result, _moved(stats, moments, bn_momentum if momentum is None else momentum)
+    stats = _moved(stats, moments, bn_momentum if momentum is None else momentum)
+    return result, trees.updated(stats, found.get(ITERATES, {}))
 
   return Net(init, apply, (*(f"encoder/{stage}" for stage in stages), "head"))
 
 
 def _mode(execution: Execution, batch: contract.Batch, train: bool, key: jax.Array | None) -> Mode:
-  metadata = batch.get(contract.METADATA)
+  metadata, condition = batch.get(contract.METADATA), batch.get(contract.CONDITION)
   if not train:
-    return Mode(execution, metadata=metadata)
-  groups = groups_lib.make(batch[contract.MASK], execution.bn_group, execution.axis)
+    return Mode(execution, metadata=metadata, condition=condition)
   keys = None if key is None else _example_keys(key, batch[contract.SLOT])
-  return Mode(execution, groups, keys, metadata)
+  if execution.freeze_stats:
+    return Mode(execution, None, keys, metadata, condition)
+  groups = groups_lib.make(batch[contract.MASK], execution.bn_group, execution.axis)
+  return Mode(execution, groups, keys, metadata, condition)
 
 
 def _named(found: contract.Tree, wanted: Sequence[str]) -> dict[str, jax.Array]:

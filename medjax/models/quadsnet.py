@@ -104,4 +104,6 @@ def build(cfg: settings.QuadSNet, info: contract.DataInfo) -> net.Parts:
     )
   # The fused map's dropout comes before the classifier; there is none inside it.
   head = heads.Classifier(len(info.classes), (cfg.hidden,) * bool(cfg.hidden), 0.0)
-  return net.Parts(Encoder(cfg, info), head, initial.GLOROT_UNIFORM, cfg.streams)
+  stages = [f"*/block{i + 1}" for i in range(len(cfg.widths))]  # of all streams
+  fusion = ["bn"] if cfg.bn == "fusion" else []
+  return net.Parts(Encoder(cfg, info), head, initial.GLOROT_UNIFORM, (*stages, *fusion))

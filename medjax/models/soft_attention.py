@@ -110,64 +110,6 @@ class TwoPaths(nn.Module):
     return blocks.Dropout(cfg.dropout, name="dropout")(x, mode)
 
 
-class Wide(nn.Module):
-  """The authors' branch for metadata: one dense layer, ReLU (Nguyen et al. 2022)."""
-
-  width: int = 4096
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, M] to [b, width]."""
-    return jax.nn.relu(blocks.Dense(self.width, name="dense")(x, mode))
-
-
-class TwoLayer(nn.Module):
-  """Two dense layers with batch norm, ReLU and dropout (Gessert et al. 2020).
-
-  In training a property of a patient is at times unknown, which is 0 in its columns: each column
-  falls away by itself, and of a property no more than one is not 0.
-  """
-
-  bn_epsilon: float
-  width: int = 256
-  dropout: float = 0.4
-  unknown: float = 0.1
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, M] to [b, width]."""
-    known = blocks.Dropout(self.unknown, name="unknown")(jnp.ones_like(x), mode) > 0
-    x = jnp.where(known, x, 0)
-    for number in (1, 2):
-      # The bias of a dense layer would be cancelled by the batch norm after it.
-      x = blocks.Dense(self.width, use_bias=False, name=f"dense{number}")(x, mode)
-      x = jax.nn.relu(blocks.BatchNorm(self.bn_epsilon, name=f"bn{number}")(x, mode))
-      x = blocks.Dropout(self.dropout, name=f"dropout{number}")(x, mode)
-    return x
-
-
-class MetadataClassifier(nn.Module):
-  """A dense layer on the embedding and what a branch makes of the metadata.
-
-  Attributes:
-    classes: of its logits. metadata: the branch.
-    cosine: logits are cosines, see `heads.Classifier`.
-  """
-
-  classes: int
-  metadata: nn.Module
-  cosine: bool = False
-
-  @nn.compact
-  def __call__(self, embedding: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, D] and the mode's metadata [b, M] to logits [b, classes]."""
-    if mode.metadata is None:
-      raise ValueError(f"this network's batches need {contract.METADATA!r}: [b, M] floats")
-    x = jnp.concatenate([embedding, self.metadata(mode.metadata, mode)], axis=-1)
-    layer = heads.Cosine if self.cosine else blocks.Dense
-    return layer(self.classes, name="classes")(x, mode)
-
-
 class Encoder(nn.Module):
   """A cut backbone, the two paths, and the map as a vector."""
 
@@ -198,8 +140,7 @@ def build(cfg: settings.SoftAttention, info: contract.DataInfo, backbone: net.Pa
     cfg: the network. info: its data. backbone: what `cfg.backbone` builds.
 
   Raises:
-    ValueError: for a cut that the backbone does not have, metadata that the data do not have, and
-      settings that are the backbone's.
+    ValueError: for a cut that the backbone does not have, and settings that are the backbone's.
   """
   encoder = Encoder(cfg, blocks.Cut(backbone.encoder, endpoint(cfg)))
   stages = (*(f"backbone/encoder/{stage}" for stage in backbone.stages), "attention")
@@ -232,31 +173,21 @@ def parts(
   """An encoder with `TwoPaths` under the name `attention`, and the classifier that suits it.
 
   Raises:
-    ValueError: for metadata that the data do not have, and settings that are the backbone's.
+    ValueError: for settings that are the backbone's.
   """
-  _check(cfg, info)
+  _check(cfg)
   elsewhere = (
     ("encoder/attention", initial.HE_UNIFORM),
     ("head", initial.GLOROT_UNIFORM),
     *kernel_init.elsewhere,
   )
   kernel_init = dataclasses.replace(kernel_init, elsewhere=elsewhere)
-  return net.Parts(encoder, _classifier(cfg, len(info.classes)), kernel_init, stages)
+  return net.Parts(encoder, heads.Classifier(len(info.classes), (), 0.0), kernel_init, stages)
 
 
-def _classifier(cfg: settings.SoftAttention, classes: int) -> nn.Module:
-  if cfg.metadata == "none":
-    return heads.Classifier(classes, (), 0.0)
-  branch = Wide() if cfg.metadata == "dense" else TwoLayer(cfg.bn_epsilon)
-  return MetadataClassifier(classes, branch)
-
-
-def _check(cfg: settings.SoftAttention, info: contract.DataInfo) -> None:
-  if cfg.metadata != "none" and not info.metadata:
-    raise ValueError(
-      f"model.metadata={cfg.metadata!r} needs data with metadata, and these have none: "
-      "set model.metadata=none"
-    )
+def _check(cfg: settings.SoftAttention) -> None:
+  if cfg.backbone.metadata != "none":
+    raise ValueError("model.backbone.metadata is that of the whole: set model.metadata")
   for name in ("preprocess", "bn_momentum"):
     if getattr(cfg, name) != getattr(settings.SoftAttention, name):
       raise ValueError(f"model.{name} is the backbone's: set model.backbone.{name}")

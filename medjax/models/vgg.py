@@ -35,21 +35,21 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Blocks, flattened. The first is not pooled where the stem is for small images."""
+  """Blocks, flattened or pooled. The first is not pooled where the stem is for small images."""
 
   cfg: settings.VGG
   info: contract.DataInfo
 
   @nn.compact
   def __call__(self, images: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, H, W, C] floats in [0, 1] to [b, D], D = rows x columns x channels of the last map."""
+    """[b, H, W, C] floats in [0, 1] to [b, D]; of a flat map D is rows x columns x channels."""
     cfg, info = self.cfg, self.info
     x = blocks.Input(cfg.preprocess, info.mean, info.std, name="input")(images, mode)
     block = blocks.recomputed(Block, mode)
     for number, (convs, width) in enumerate(zip(cfg.convs, WIDTHS, strict=True), start=1):
       name, pooled = f"block{number}", number > 1 or cfg.stem == "imagenet"
       x = block(convs, width, pooled, name=name)(x, mode)
-    return x.reshape(len(x), -1)
+    return ops.global_avg_pool(x) if cfg.pool == "gap" else x.reshape(len(x), -1)
 
 
 def build(cfg: settings.VGG, info: contract.DataInfo) -> net.Parts:

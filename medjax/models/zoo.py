@@ -106,6 +106,12 @@ def _survey() -> Iterator[Entry]:
     yield Entry(name, _PRESETS[name], 128, 2, "layers")
   yield Entry("darknet53", _PRESETS["darknet53"], 256, IMAGENET, "layers")
   yield Entry("darknet53_fpn", _PRESETS["darknet53_fpn"], 256, 6, "layers")
+  yield Entry("gan", _PRESETS["gan"], 64, LESIONS, "layers")
+
+
+def _metadata() -> Iterator[Entry]:
+  model = _PRESETS["metadata_mlp"]
+  yield Entry("metadata_mlp", model, _SIDE, LESIONS, "layers", metadata=METADATA)
 
 
 def _soft_attention() -> Iterator[Entry]:
@@ -132,5 +138,5 @@ def _with_and_without_metadata(
   yield Entry(f"{name}/metadata", model, size, LESIONS, source, metadata=METADATA)
 
 
-_FAMILIES = (_imagenet, _quadsnet, _mednet, _pneumonia, _survey, _soft_attention)
+_FAMILIES = (_imagenet, _quadsnet, _mednet, _pneumonia, _survey, _metadata, _soft_attention)
 ENTRIES = {entry.name: entry for family in _FAMILIES for entry in family()}

@@ -8,7 +8,7 @@ mean of the replicas' means would be wrong wherever a batch is masked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 import zlib
 
 import flax.struct
@@ -21,7 +21,9 @@ import optax
 from medjax import contract, optim, pixels, trees
 from medjax.models import net as net_lib
 
-AVERAGE = "average"  # in `TrainState.extra`: {"params": ..., "stats": ...}
+# In `TrainState.extra`, each {"params": ..., "stats": ...}: what is evaluated in the place of the
+# weights, and what an objective learns to predict.
+AVERAGE, TARGET = "average", "target"
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -31,7 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: int32, steps done.
     params: what the gradient is taken of. stats: running statistics of batch norm, and constants.
     opt_state: of the optimiser.
-    extra: what is kept besides: the moving average of params and stats under `AVERAGE`.
+    extra: what is kept besides: moving averages of params and stats under `AVERAGE` and `TARGET`.
   """
 
   step: jax.Array
@@ -68,6 +70,23 @@ class Objective(Protocol):
     """`state.stats` with batch-norm statistics of the global batch alone, as `forward` sees it."""
 
 
+@runtime_checkable
+class Sampler(Protocol):
+  """An objective that learns to make images."""
+
+  def sample(
+    self, state: TrainState, key: jax.Array, numbers: jax.Array, labels: jax.Array
+  ) -> jax.Array:
+    """Images [n, H, W, C] in [0, 1], without collectives.
+
+    Args:
+      state: as it is evaluated.
+      key, numbers: [n] int32; an image is a function of both, of its label and the state, whatever
+        others are made beside it.
+      labels: [n] int32, the classes that are asked for; for a generator that knows some.
+    """
+
+
 def named(key: jax.Array, name: str) -> jax.Array:
   """The key of one use of randomness: adding a use does not change the others."""
   return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
@@ -81,15 +100,22 @@ def initial_state(
 ) -> TrainState:
   """A state at step 0 with random weights."""
   params, stats = net.init(named(key, "init"), jnp.zeros((1, *image_shape)))
-  zero, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
+  return started(optimizer, params, stats, optimizer.init(params))
+
+
+def started(
+  optimizer: optim.Optimizer, params: contract.Tree, stats: contract.Tree, opt_state: Any
+) -> TrainState:
+  """A state at step 0 with these weights, which are where the moving average starts."""
   extra = {AVERAGE: {"params": params, "stats": stats}} if optimizer.ema else {}
-  return TrainState(zero, params, stats, opt_state, extra)
+  return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, extra)
 
 
 def with_weights(state: TrainState, params: contract.Tree, stats: contract.Tree) -> TrainState:
-  """A state at step 0 with other weights, in its moving average too."""
+  """A state at step 0 with other weights, in its moving averages too."""
   weights = {"params": params, "stats": stats}
-  extra = {name: weights if name == AVERAGE else value for name, value in state.extra.items()}
+  averages = {name: weights for name in (AVERAGE, TARGET) if name in state.extra}
+  extra = {**state.extra, **averages}
   return state.replace(**weights, extra=extra)
 
 
@@ -173,11 +199,16 @@ def updated(
 ) -> TrainState:
   """The state one step later."""
   params, opt_state = optimizer.apply(grads, state.opt_state, state.params, lr)
+  return advanced(state.replace(params=params, stats=stats, opt_state=opt_state), optimizer)
+
+
+def advanced(state: TrainState, optimizer: optim.Optimizer) -> TrainState:
+  """The state whose weights have moved, a step on; the moving average follows."""
   step, extra = state.step + 1, dict(state.extra)
   if AVERAGE in extra:
-    values = {"params": params, "stats": stats}
+    values = {"params": state.params, "stats": state.stats}
     extra[AVERAGE] = optimizer.averaged(extra[AVERAGE], values, step)
-  return TrainState(step, params, stats, opt_state, extra)
+  return state.replace(step=step, extra=extra)
 
 
 def evaluated(state: TrainState) -> TrainState:
@@ -186,6 +217,12 @@ def evaluated(state: TrainState) -> TrainState:
     return state
   extra = {name: value for name, value in state.extra.items() if name != AVERAGE}
   return state.replace(**state.extra[AVERAGE], extra=extra)
+
+
+def embedded(net: net_lib.Net, state: TrainState, batch: contract.Batch) -> contract.Outputs:
+  """What `Objective.forward` gives of a net without a classifier of the data's labels."""
+  result, _ = net.apply(state.params, state.stats, with_floats(batch), train=False)
+  return contract.Outputs(None, result.embedding)
 
 
 def batch_statistics(net: net_lib.Net, state: TrainState, batch: contract.Batch) -> contract.Tree:

@@ -1,9 +1,14 @@
-"""SimCLR: two views of an image must find each other among all others (Chen et al. 2020)."""
+"""Two views must find each other among all others: SimCLR (Chen et al. 2020) and MICLe.
+
+SimCLR's two views are of one image; those of MICLe (Azizi et al. 2021, "Big self-supervised models
+advance medical image classification", section 3.2) are of two images of one patient, lesion or
+study, which the order of the images lays side by side.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
-import math
 
 import jax
 from jax import lax
@@ -11,21 +16,20 @@ import jax.numpy as jnp
 
 from medjax import augment, contract, losses, optim, settings
 from medjax.models import net as net_lib
-from medjax.objectives import base
+from medjax.objectives import base, views
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR:
+class Contrastive:
   """Minimises NT-Xent with the negatives of all devices; an `Objective`.
 
-  The two views of an image are neighbours: the doubled batch has slots 2i and 2i + 1 for slot i, so
-  whatever goes by slot (randomness, batch-norm groups) stays independent of the devices. A
-  batch-norm group counts views.
+  A batch-norm group counts views.
 
   Attributes:
     net: with projections [b, D] as its output.
     optimizer: how parameters move.
     augmenter: draws the views.
+    laid: the batch's images as they become views, see `views`.
     temperature: of NT-Xent.
     image_shape: (height, width, channels).
   """
@@ -33,6 +37,7 @@ class SimCLR:
   net: net_lib.Net
   optimizer: optim.Optimizer
   augmenter: augment.Augmenter
+  laid: Callable[[contract.Batch], contract.Batch]
   temperature: float
   image_shape: tuple[int, int, int]
 
@@ -46,18 +51,18 @@ class SimCLR:
     """See `Objective`.
 
     The metrics are loss, alignment (mean cosine of two views, 1 at best), feature_std (see
-    `spread`: towards 0 the projections collapse) and grad_norm.
+    `views.spread`: towards 0 the projections collapse) and grad_norm.
     """
-    views = self._views(batch, base.named(key, "augment"))
-    mask = views[contract.MASK]
+    seen = views.augmented(self.augmenter, self.laid(batch), base.named(key, "augment"))
+    mask = seen[contract.MASK]
     everyones_mask = lax.all_gather(mask, contract.AXIS, tiled=True)
     row = lax.axis_index(contract.AXIS) * len(mask) + jnp.arange(len(mask))
 
-    def fn(params, views):
+    def fn(params, seen):
       dropout = base.named(key, "dropout")
-      result, stats = self.net.apply(params, state.stats, views, train=True, key=dropout)
-      ours = losses.unit_length(result.output)  # [2b, D]
-      everyones = lax.all_gather(ours, contract.AXIS, tiled=True)  # [2B, D]
+      result, stats = self.net.apply(params, state.stats, seen, train=True, key=dropout)
+      ours = losses.unit_length(result.output)  # [b', D]
+      everyones = lax.all_gather(ours, contract.AXIS, tiled=True)  # [B', D]
       loss = losses.nt_xent(
         ours,
         everyones,
@@ -66,73 +71,55 @@ class SimCLR:
         mask=everyones_mask,
         temperature=self.temperature,
       )
-      return loss, ({"alignment": _pair_cosines(ours)}, (stats, everyones))
+      alignment = (ours * everyones[row ^ 1]).sum(axis=-1)
+      return loss, ({"alignment": alignment}, (stats, everyones))
 
     grads, metrics, (stats, everyones) = base.reduced_gradients(
-      fn, self.optimizer, state.params, views
+      fn, self.optimizer, state.params, seen
     )
-    metrics["feature_std"] = spread(everyones, everyones_mask)
+    metrics["feature_std"] = views.spread(everyones, everyones_mask)
     return base.updated(state, self.optimizer, grads, stats, lr), metrics
 
   def forward(self, state: base.TrainState, batch: contract.Batch) -> contract.Outputs:
     """See `Objective`; there are no scores."""
-    result, _ = self.net.apply(state.params, state.stats, base.with_floats(batch), train=False)
-    return contract.Outputs(None, result.embedding)
+    return base.embedded(self.net, state, batch)
 
   def recalibrate(self, state: base.TrainState, batch: contract.Batch) -> contract.Tree:
     """See `Objective`."""
     return base.batch_statistics(self.net, state, batch)
 
-  def _views(self, batch: contract.Batch, key: jax.Array) -> contract.Batch:
-    """The doubled batch [2b], two views of each image after each other."""
-    doubled = {
-      name: jnp.repeat(batch[name], 2, axis=0)
-      for name in (contract.IMAGE, contract.MASK, contract.SLOT)
-    }
-    slots = 2 * doubled[contract.SLOT] + jnp.arange(len(doubled[contract.SLOT])) % 2
-    views = base.with_floats({**doubled, contract.SLOT: slots})
-    return {**views, contract.IMAGE: self.augmenter(key, views[contract.IMAGE], slots)}
 
-
-def make(
+def simclr(
   cfg: settings.SimCLR,
   net: net_lib.Net,
   optimizer: optim.Optimizer,
   augmenter: augment.Augmenter,
   info: contract.DataInfo,
-) -> SimCLR:
-  """Builds the objective; `cfg.projector` is for who builds the net.
+) -> Contrastive:
+  """Builds SimCLR; `cfg.projector` is for who builds the net.
 
   Raises:
     ValueError: for accumulated gradients, whose micro-batches would not see each other's negatives.
   """
+  _check(cfg, optimizer)
+  return Contrastive(net, optimizer, augmenter, views.doubled, cfg.temperature, info.image_shape)
+
+
+def micle(
+  cfg: settings.MICLe,
+  net: net_lib.Net,
+  optimizer: optim.Optimizer,
+  augmenter: augment.Augmenter,
+  info: contract.DataInfo,
+) -> Contrastive:
+  """Builds MICLe, whose batches come in pairs; see `simclr` for the rest."""
+  _check(cfg, optimizer)
+  return Contrastive(net, optimizer, augmenter, views.paired, cfg.temperature, info.image_shape)
+
+
+def _check(cfg: settings.SimCLR, optimizer: optim.Optimizer) -> None:
   if optimizer.accumulate > 1:
     raise ValueError(
-      f"optimizer.accumulate={optimizer.accumulate} would take the negatives of simclr from a "
+      f"optimizer.accumulate={optimizer.accumulate} would take the negatives of {cfg.name} from a "
       "micro-batch alone: set it to 1, and train.batch_size to what fits"
     )
-  return SimCLR(net, optimizer, augmenter, cfg.temperature, info.image_shape)
-
-
-def spread(embeddings: jax.Array, mask: jax.Array) -> jax.Array:
-  """Standard deviation of unit-length embeddings, times the square root of their dimension.
-
-  Args:
-    embeddings: [n, D] of length 1.
-    mask: [n] 0 for rows that do not count.
-
-  Returns:
-    A number about 1 for embeddings all over the sphere and 0 for equal ones; below 0.2 means
-    collapse.
-  """
-  mask = mask.astype(embeddings.dtype)[:, None]
-  count = mask.sum()
-  centred = embeddings - (mask * embeddings).sum(axis=0) / count
-  deviation = jnp.sqrt((mask * centred**2).sum(axis=0) / count)
-  return deviation.mean() * math.sqrt(embeddings.shape[1])
-
-
-def _pair_cosines(embeddings: jax.Array) -> jax.Array:
-  """[2b] cosine of each row's unit-length embedding with that of the image's other view."""
-  first, second = embeddings[0::2], embeddings[1::2]
-  return jnp.repeat((first * second).sum(axis=-1), 2)

@@ -12,6 +12,11 @@ from typing import Any
 
 from medjax.settings.durations import Duration as Duration
 from medjax.settings.feeding import Feeding as Feeding
+from medjax.settings.gan import GAN as GAN
+from medjax.settings.gan import Adversarial as Adversarial
+from medjax.settings.gan import GANCond as GANCond
+from medjax.settings.gan import GANSemi as GANSemi
+from medjax.settings.gan import GANVanilla as GANVanilla
 from medjax.settings.images import Augment as Augment
 from medjax.settings.images import Collection as Collection
 from medjax.settings.images import Data as Data
@@ -31,15 +36,12 @@ from medjax.settings.learning import Focal as Focal
 from medjax.settings.learning import KerasAdam as KerasAdam
 from medjax.settings.learning import Loss as Loss
 from medjax.settings.learning import Margin as Margin
-from medjax.settings.learning import Objective as Objective
 from medjax.settings.learning import Optimizer as Optimizer
 from medjax.settings.learning import Patience as Patience
 from medjax.settings.learning import Plateau as Plateau
 from medjax.settings.learning import SigmoidBCE as SigmoidBCE
 from medjax.settings.learning import SigmoidFocal as SigmoidFocal
-from medjax.settings.learning import SimCLR as SimCLR
 from medjax.settings.learning import SoftmaxCE as SoftmaxCE
-from medjax.settings.learning import Supervised as Supervised
 from medjax.settings.learning import Train as Train
 from medjax.settings.networks import VGG as VGG
 from medjax.settings.networks import Backbone as Backbone
@@ -49,6 +51,7 @@ from medjax.settings.networks import DenseNet as DenseNet
 from medjax.settings.networks import InceptionResNetV2 as InceptionResNetV2
 from medjax.settings.networks import InceptionV3 as InceptionV3
 from medjax.settings.networks import MedNet as MedNet
+from medjax.settings.networks import MetadataMLP as MetadataMLP
 from medjax.settings.networks import MobileNetV1 as MobileNetV1
 from medjax.settings.networks import MobileNetV2 as MobileNetV2
 from medjax.settings.networks import MobileNetV3 as MobileNetV3
@@ -60,6 +63,16 @@ from medjax.settings.networks import ResNet as ResNet
 from medjax.settings.networks import SoftAttention as SoftAttention
 from medjax.settings.networks import SurveyCNN as SurveyCNN
 from medjax.settings.networks import Xception as Xception
+from medjax.settings.objectives import BY_COUNTS as BY_COUNTS
+from medjax.settings.objectives import BYOL as BYOL
+from medjax.settings.objectives import WEIGHTS as WEIGHTS
+from medjax.settings.objectives import Classical as Classical
+from medjax.settings.objectives import MICLe as MICLe
+from medjax.settings.objectives import Objective as Objective
+from medjax.settings.objectives import Rotation as Rotation
+from medjax.settings.objectives import SimCLR as SimCLR
+from medjax.settings.objectives import SourceLabel as SourceLabel
+from medjax.settings.objectives import Supervised as Supervised
 from medjax.settings.reading import Reading as Reading
 from medjax.settings.sets import HAM10000 as HAM10000
 from medjax.settings.sets import MNIST as MNIST
@@ -73,6 +86,7 @@ from medjax.settings.sets import MalariaCells as MalariaCells
 from medjax.settings.sets import MedMNIST as MedMNIST
 from medjax.settings.sets import OctKermany as OctKermany
 from medjax.settings.sets import Tfds as Tfds
+from medjax.settings.study import Study as Study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +94,10 @@ class Stage:
   """One training: data, network, objective, and where it starts from.
 
   Attributes:
+    seed: in place of the run's; None takes the run's.
+    cell: what the study's columns hold for this stage; empty for a stage that is no row of it.
+    audit_against: stages whose val and test parts the train part must not show: near-duplicates of
+      their images are left out, with their groups, and counted.
     init_from: an earlier stage's name, a workdir's stage folder, a weight file of Keras, PyTorch or
       medjax, or empty for random weights.
     init_allow: patterns, as in a shell, of the weight file's tensors that may be left over, such as
@@ -87,6 +105,9 @@ class Stage:
   """
 
   name: str = "train"
+  seed: int | None = None
+  cell: tuple[str, ...] = ()
+  audit_against: tuple[str, ...] = ()
   data: Data = Phantom()
   augment: Augment = Augment()
   model: Model = QuadSNet()
@@ -106,16 +127,46 @@ class Config:
     seed: of initial weights, order, augmentation and dropout; the split has its own.
     stages: run in order.
     compare: (stage, baseline), scored on one test part with a paired interval.
+    study: of many stages, a table.
   """
 
   title: str = ""
   seed: int = 0
   stages: tuple[Stage, ...] = (Stage(),)
   compare: tuple[str, ...] = ()
+  study: Study = Study()
 
 
 _TORCHVISION: dict[str, Any] = dict(
   use_bias=False, preprocess="torch", bn_momentum=0.9, bn_epsilon=1e-5
+)
+# Views of one image: grey ones keep their side, as a mirrored chest is wrong.
+_GRAY_VIEWS: dict[str, Any] = dict(
+  rotation=15,
+  crop_ratio=(3 / 4, 4 / 3),
+  brightness=0.4,
+  contrast=0.4,
+  gamma=(0.7, 1.4),
+  invert=0.1,
+  blur=0.5,
+  noise=0.3,
+)
+_COLOR_VIEWS: dict[str, Any] = dict(
+  hflip=True,
+  vflip=True,
+  crop_area=(0.2, 1.0),
+  crop_ratio=(3 / 4, 4 / 3),
+  brightness=0.4,
+  contrast=0.4,
+  saturation=0.2,
+  hue=0.1,
+  jitter=0.8,
+  grayscale=0.1,
+  blur=0.5,
+)
+# For classes that a view of another kind would hide: which way up, and where from.
+_PRETEXT: dict[str, Any] = dict(
+  rotation=10, crop_area=(0.6, 1.0), crop_ratio=(3 / 4, 4 / 3), brightness=0.2, contrast=0.2
 )
 _named = lambda *variants: {v.name: v for v in variants}  # noqa: E731
 
@@ -145,18 +196,17 @@ VARIANTS: dict[type, dict] = {
     Augment(name="cxr_safe", rotation=10, shift=0.05, zoom=0.1),
     Augment(name="cxr_aug", rotation=90, shift=0.1, zoom=0.1, hflip=True, vflip=True),
     Augment(name="ham_aug", rotation=180, shift=0.1, zoom=0.1, hflip=True, vflip=True),
+    Augment(name="simclr_gray", crop_area=(0.3, 1.0), **_GRAY_VIEWS),
+    Augment(name="simclr_xray", crop_area=(0.6, 1.0), **_GRAY_VIEWS),
+    Augment(name="simclr_color", rotation=180, **_COLOR_VIEWS),
+    Augment(name="simclr_photo", rotation=15, **_COLOR_VIEWS),
+    Augment(name="simclr_stain", rotation=180, stain=0.05, **_COLOR_VIEWS),
+    Augment(name="gan_gray", shift=0.125, brightness=0.5, contrast=0.5, cutout=0.5),
     Augment(
-      name="simclr_gray",
-      rotation=15,
-      crop_area=(0.3, 1.0),
-      crop_ratio=(3 / 4, 4 / 3),
-      brightness=0.4,
-      contrast=0.4,
-      gamma=(0.7, 1.4),
-      invert=0.1,
-      blur=0.5,
-      noise=0.3,
+      name="gan_color", shift=0.125, brightness=0.5, contrast=0.5, saturation=1.0, cutout=0.5
     ),
+    Augment(name="pretext_gray", **_PRETEXT),
+    Augment(name="pretext_color", hflip=True, saturation=0.2, **_PRETEXT),
   ),
   Model: _named(
     QuadSNet(),
@@ -206,6 +256,8 @@ VARIANTS: dict[type, dict] = {
     SurveyCNN(name="survey_cnn_se", squeeze=16),
     Darknet(),
     Darknet(name="darknet53_fpn", pyramid=True),
+    GAN(),
+    MetadataMLP(),
     SoftAttention(),
     SoftAttention(name="vgg16_soft_attention", backbone=VGG(preprocess="tf")),
   ),
@@ -218,6 +270,17 @@ VARIANTS: dict[type, dict] = {
     SigmoidFocal(),
     LDAM(),
   ),
-  Objective: _named(Supervised(), SimCLR()),
+  Objective: _named(
+    Supervised(),
+    Classical(),
+    SimCLR(),
+    MICLe(),
+    BYOL(),
+    Rotation(),
+    SourceLabel(),
+    GANVanilla(),
+    GANSemi(),
+    GANCond(),
+  ),
   Optimizer: _named(Adam(), KerasAdam(), AdamW(), SGD(), LARS()),
 }

@@ -23,8 +23,16 @@ class Split:
     folds: with 2 or more, what is not test is dealt to so many folds by group, an official val part
       with it, and one fold is val instead of a share; 0 makes no folds.
     fold: which of them is val, counted from 0.
+    folded: the part that a fold is, val or test. As test, all images are dealt to folds, official
+      parts or not, so that over all folds each is tested once; val is then dealt from the others.
     leaks: what is done where the set's own parts share a group or a picture: `refuse` stops, and
       `stamp` goes on with every output stamped leaky. A published split is always stamped only.
+    fraction: share of the train part's groups that is kept, the same share of every class and at
+      least one group; smaller fractions lie in larger ones. Val and test stay as they are.
+    fraction_seed: which of the possible choices.
+    rest: what becomes of the other images: `drop` leaves them out, and `unlabelled` keeps them in
+      the train part without their labels, as a set of their own beside the labelled ones
+      (`feeding.weights`).
   """
 
   mode: Literal["official", "grouped", "image_random"] = "official"
@@ -33,9 +41,15 @@ class Split:
   seed: int = 0
   folds: int = 0
   fold: int = 0
+  folded: Literal["val", "test"] = "val"
   leaks: Literal["refuse", "stamp"] = "refuse"
+  fraction: float = 1.0
+  fraction_seed: int = 0
+  rest: Literal["drop", "unlabelled"] = "drop"
 
   def __post_init__(self):
+    if not 0 < self.fraction <= 1:
+      raise ValueError(f"split.fraction={self.fraction}: choose a share above 0, and 1 for all")
     if self.folds < 0 or self.folds == 1:
       raise ValueError(f"split.folds={self.folds}: choose 2 or more, or 0 for no folds")
     if not 0 <= self.fold < max(self.folds, 1):
@@ -60,6 +74,9 @@ class Data:
     cache: folder for decoded images.
     max_unreadable: share of unreadable files above which the run stops.
     reading: how a file's values become pixels.
+    target: what the labels are: those of the set, or where each image is from: its zip or folder,
+      in collections its modality and body part, or its set where these are not known.
+    generated: a folder of images that `python -m medjax.generate` made, for the train part alone.
   """
 
   name: str
@@ -74,6 +91,8 @@ class Data:
   cache: str = "~/.cache/medjax/data"
   max_unreadable: float = 0.01
   reading: Reading = Reading()
+  target: Literal["label", "source"] = "label"
+  generated: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +101,7 @@ class Phantom(Data):
 
   Attributes:
     patients: how many patients to draw, each with several images.
+    shares: of how many patients in a row how many are of each class.
     labelled: whether lesion classes are told; without them everything is training data.
     seed: which patients; two seeds share none.
   """
@@ -89,6 +109,7 @@ class Phantom(Data):
   name: str = "phantom"
   channels: Literal[1, 3] = 1
   patients: int = 200
+  shares: tuple[int, int, int] = (6, 3, 1)
   labelled: bool = True
   seed: int = 0
 
@@ -175,9 +196,16 @@ class Augment:
     crop_area: share of the image a random crop keeps, (low, high); (1, 1) crops nothing.
     crop_ratio: aspect ratio of that crop, drawn log-uniformly.
     brightness: added, within +-. contrast: factor within 1 +-. gamma: exponent, (low, high).
+    saturation: of colours, factor within 1 +-. hue: turn of the colour circle, within +-, 0.5 for
+      all of it.
+    jitter: probability with which brightness, contrast, saturation and hue change at all.
+    grayscale: probability that colours go.
+    stain: of haematoxylin, eosin and DAB in a stained slide: their densities are multiplied by a
+      factor within 1 +-, and what is added to them, as optical density, is within +-.
     invert: probability of the negative.
     blur_sigma: pixels, (low, high), with probability `blur`.
     noise_sigma: standard deviation on [0, 1] pixels, with probability `noise`.
+    cutout: sides of a square that is painted over, as a share of the image's.
   """
 
   name: str = "none"
@@ -196,3 +224,9 @@ class Augment:
   blur_sigma: tuple[float, float] = (0.1, 2.0)
   noise: float = 0.0
   noise_sigma: float = 0.02
+  saturation: float = 0.0
+  hue: float = 0.0
+  jitter: float = 1.0
+  grayscale: float = 0.0
+  stain: float = 0.0
+  cutout: float = 0.0

@@ -1,4 +1,4 @@
-"""Settings of losses, objectives, optimizers, the loop and evaluation."""
+"""Settings of losses, optimizers, the loop and evaluation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from medjax.settings.durations import Duration
+from medjax.settings.images import Data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,44 +81,6 @@ class LDAM(Loss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
-  """What a training step minimises."""
-
-  name: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Supervised(Objective):
-  """Labels, a loss and class weights computed from the training part.
-
-  Attributes:
-    class_weights: scheme, see `imbalance.class_weights`.
-    defer_weights: share of the training before they apply (deferred re-weighting, Cao et al. 2019,
-      section 3.3, with 0.8).
-    auxiliary: factor of the losses of a head's parts, such as the scales of `darknet53_fpn`.
-  """
-
-  name: str = "supervised"
-  loss: Loss = SoftmaxCE()
-  class_weights: Literal["none", "balanced", "inv_norm", "class_balanced"] = "balanced"
-  defer_weights: float = 0.0
-  auxiliary: float = 0.3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SimCLR(Objective):
-  """Two views of each image against all others (SimCLR, Chen et al. 2020).
-
-  Attributes:
-    temperature: of NT-Xent. projector: widths of its hidden and output layers.
-  """
-
-  name: str = "simclr"
-  temperature: float = 0.1
-  projector: tuple[int, int] = (512, 128)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Patience:
   """What is watched on the val part, and for how long it may stay without improvement.
 
@@ -158,7 +121,9 @@ class Optimizer:
     ema: decay of the moving average of weights and statistics that is evaluated; 0 evaluates the
       weights themselves.
     freeze: parameters that do not learn: beginnings of paths such as `encoder/block1`, or patterns
-      such as `*/bias`.
+      such as `*/bias`. Batch norm's statistics move all the same, unless `train.freeze_stats`.
+    layer_decay: factor of the learning rate from each stage of the network to the one before it;
+      the head has `lr` itself.
   """
 
   name: str
@@ -170,6 +135,7 @@ class Optimizer:
   accumulate: int = 1
   ema: float = 0.0
   freeze: tuple[str, ...] = ()
+  layer_decay: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +197,9 @@ class Train:
 
   Attributes:
     batch_size: of the global batch, whatever the number of devices.
+    sizes: multi-scale training: pixels that images are brought to on the device, one size drawn
+      every `sizes_every`; each is compiled once. Empty for `data.image_size`, at which evaluation
+      scores in any case, and beyond which images only become smoother.
     length: of training. steps_per_dispatch: K steps run in one call; every interval is rounded up
       to a multiple of it.
     log_every, checkpoint_every: intervals.
@@ -238,11 +207,15 @@ class Train:
     precision: of computation; parameters, statistics and losses stay float32.
     bn_group: examples that share batch-norm statistics; 0 means the global batch, or where
       gradients are accumulated, the global micro-batch.
+    freeze_stats: batch norm normalises by the running statistics of `init_from`, in training too,
+      and keeps them to the bit.
     ops: form of convolutions: `cpu`, `plain`, or `auto`: cpu on CPU, said at the start.
     remat: saves memory: networks of many units compute their inner maps twice.
   """
 
   batch_size: int = 32
+  sizes: tuple[int, ...] = ()
+  sizes_every: Duration = Duration(10, "steps")
   length: Duration = Duration(50, "epochs")
   steps_per_dispatch: int = 4
   log_every: Duration = Duration(20, "steps")
@@ -250,6 +223,7 @@ class Train:
   stop: Patience = Patience()
   precision: Literal["float32", "bfloat16"] = "float32"
   bn_group: int = 0
+  freeze_stats: bool = False
   ops: Literal["auto", "cpu", "plain"] = "auto"
   remat: bool = False
 
@@ -259,11 +233,14 @@ class Eval:
   """Evaluation.
 
   Attributes:
-    every: how often the val part is scored. batch_size: of evaluation.
+    every: how often the val part is scored, and the monitors are. batch_size: of evaluation.
     select: metric of the val part that chooses the best checkpoint, see `metrics.names`.
     recalibrate: training images over which batch-norm statistics are estimated anew before
       evaluation; 0 keeps the running ones.
     bootstrap: resamples behind the intervals.
+    monitors: labelled sets that tell on the way what the embeddings are worth: nearest neighbours
+      and a linear probe, learnt from the train part of each and scored on its val part. They take
+      `image_size`, `channels` and `cache` of the stage's data.
   """
 
   every: Duration = Duration(1, "epochs")
@@ -271,3 +248,4 @@ class Eval:
   select: str = "macro_f1"
   recalibrate: int = 0
   bootstrap: int = 10_000
+  monitors: tuple[Data, ...] = ()

@@ -14,10 +14,13 @@ class Model:
     preprocess: as the network's Keras original has it, or `stats`: by mean and deviation of the
       training part, kept with the weights.
     bn_momentum: share of the old value that a running statistic keeps at each step.
+    metadata: what is known of the patient, beside the image: none, one wide dense layer, or two
+      with batch norm (Nguyen et al. 2022). `metadata_mlp` is a network of the metadata alone.
   """
 
   name: str
   preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "unit"
+  metadata: Literal["none", "dense", "two_layer"] = "none"
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-3
   dropout: float = 0.0
@@ -150,11 +153,13 @@ class VGG(Backbone):
 
   Attributes:
     convs: of each block. hidden: widths of the dense layers before the classes.
+    pool: of the last map: `flatten` as published, or `gap`, global average.
   """
 
   name: str = "vgg16"
   convs: tuple[int, ...] = (2, 2, 3, 3, 3)
   hidden: tuple[int, ...] = (4096, 4096)
+  pool: Literal["flatten", "gap"] = "flatten"
   preprocess: Literal["unit", "tf", "torch", "caffe", "stats"] = "caffe"
 
 
@@ -255,6 +260,19 @@ class Darknet(Model):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MetadataMLP(Model):
+  """What is known of the patient, without the image: two dense layers (Gessert et al. 2020).
+
+  Attributes:
+    width: of both.
+  """
+
+  name: str = "metadata_mlp"
+  width: int = 256
+  dropout: float = 0.4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftAttention(Model):
   """A backbone cut short, soft attention on its map, and metadata beside it (Nguyen et al. 2022).
 
@@ -263,7 +281,6 @@ class SoftAttention(Model):
       at a named end point.
     attention: `paper` with a learnt factor, `paper_no_gamma`, or the original layer's arithmetic.
     maps: attention maps.
-    metadata: branch beside the image: none, one wide dense layer, or two with batch norm.
     pool: of the map: `flatten`, or `gap`.
   """
 
@@ -272,6 +289,5 @@ class SoftAttention(Model):
   cut: str = "paper"
   attention: Literal["paper", "paper_no_gamma", "keras_quirk"] = "paper"
   maps: int = 16
-  metadata: Literal["none", "dense", "two_layer"] = "none"
   pool: Literal["flatten", "gap"] = "flatten"
   dropout: float = 0.5

@@ -92,10 +92,16 @@ class BreakHis(Data):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChestXray14(Data):
-  """Chest films with up to 14 findings (Wang et al. 2017): official lists, patients as groups."""
+  """Chest films with up to 14 findings (Wang et al. 2017): official lists, patients as groups.
+
+  Attributes:
+    task: `findings`, of which a film may have several; or `six` classes, the findings that are most
+      often alone, 1,000 such films of each, drawn by `split.seed` and dealt by patient.
+  """
 
   name: str = "chestxray14"
   channels: Literal[1, 3] = 1
+  task: Literal["findings", "six"] = "findings"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,3 +116,10 @@ def test_different_sizes_are_not_mixed(cfg, folder):
 def test_a_folder_that_is_no_collection_says_how_to_make_one(cfg, folder):
   with pytest.raises(FileNotFoundError, match=r"python -m medjax\.data prepare"):
     data.make(dataclasses.replace(cfg, root=str(folder)))
+
+
+def test_where_nothing_else_is_known_sets_are_sources(cfg):
+  splits = data.make(dataclasses.replace(cfg, target="source"))
+  assert splits.info.classes == ("out0-16/0", "out1-16/0")
+  part = splits.parts["train"]
+  np.testing.assert_array_equal(part.labels, part.sets)

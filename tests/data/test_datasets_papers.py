@@ -355,6 +355,22 @@ class TestChestXray14:
     assert rows.parts.tolist() == ["train", "train", "train", "test"]
     assert [record["age"] for record in rows.metadata] == [58, 58, None, 81]
 
+  def test_six_are_films_of_one_finding_at_most_a_thousand_of_each(self, root):
+    more = [(f"{number:08}_000.png", "Mass") for number in range(100, 1105)]
+    more += [("00000004_000.png", "Nodule"), ("00000004_001.png", "Nodule|Mass")]
+    with (root / "Data_Entry_2017.csv").open("a", newline="") as stream:
+      csv.writer(stream).writerows((*film, 0, film[0][:8], 58, "M", "PA") for film in more)
+    with (root / "train_val_list.txt").open("a") as stream:
+      stream.writelines(f"\n{name}" for name, _ in more)
+    for name, _ in more:
+      (root / name).touch()
+    rows = _rows(settings.ChestXray14(root=str(root), task="six"))
+    assert not rows.multi_label and set(rows.parts) == {""}
+    assert _counts(rows) == {("", "Mass"): 1000, ("", "Nodule"): 1}
+    split = settings.Split(seed=1)
+    other = _rows(settings.ChestXray14(root=str(root), task="six", split=split))
+    assert set(rows.ids) != set(other.ids)
+
   def test_an_image_in_no_list_is_told(self, root):
     (root / "test_list.txt").write_text("")
     with pytest.raises(FileNotFoundError, match="1 images are in no official list: 00000003_000"):

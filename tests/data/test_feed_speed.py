@@ -1,6 +1,6 @@
 """How fast feeds are, against steps on data that lie on the device and against decoding alone.
 
-Run with `-m slow -s` to see the figures, on a quiet machine.
+Run with `-n 0 -m slow -s` to see the figures, on a quiet machine.
 """
 
 import pathlib

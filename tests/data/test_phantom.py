@@ -140,3 +140,13 @@ def test_a_linear_model_does_badly_on_many():
   accuracy = linear_baseline(*draw(patients=1000), 64)
   print(f"\nlinear baseline, 1000 patients, 64 components: {accuracy:.3f}")
   assert accuracy < 0.48
+
+
+def test_shares_say_how_many_patients_in_a_row_are_of_each_class():
+  cfg = settings.Phantom(patients=102, shares=(30, 20, 1))
+  rows = phantom.catalogue(cfg)
+  label = dict(zip(rows.groups, rows.labels, strict=True))
+  patients = np.array([label[group] for group in sorted(label)])
+  assert [np.bincount(some).tolist() for some in np.split(patients, 2)] == [[30, 20, 1]] * 2
+  with pytest.raises(ValueError, match=r"data\.shares=\(0, 0, 0\)"):
+    phantom.catalogue(settings.Phantom(shares=(0, 0, 0)))

@@ -1,6 +1,6 @@
 """What gathering costs: an image, a shard, a byte of memory.
 
-Run with `-m slow -s` to see the figures, on a quiet machine.
+Run with `-n 0 -m slow -s` to see the figures, on a quiet machine.
 """
 
 import functools

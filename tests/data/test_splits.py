@@ -317,3 +317,18 @@ def test_table_counts_images_and_groups():
     ["test", "class-1", "0", "0"],
     ["test", "all", "1", "1"],
   ]
+
+
+def test_folds_as_test_hold_every_image_once_whatever_its_part():
+  rng = np.random.default_rng(5)
+  rows = _patients(rng)
+  official = rng.choice(["train", "val", "test"], size=len(rows))
+  given = dataclasses.replace(rows, parts=official, groups=rows.ids, published=True)
+  for each, mode in ((rows, "grouped"), (given, "official")):
+    cfgs = [settings.Split(mode=mode, folds=3, fold=f, folded="test", val=0.2) for f in range(3)]
+    dealt = [splits.deal(each, cfg) for cfg in cfgs]
+    assert (np.sum([parts == "test" for parts in dealt], axis=0) == 1).all()
+    for parts, cfg in zip(dealt, cfgs, strict=True):
+      assert splits.check(each, parts, cfg) == ""
+      left = parts != "test"
+      assert (parts[left] == "val").mean() == pytest.approx(0.2, abs=0.03)

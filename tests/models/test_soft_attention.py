@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medjax import contract, models, settings, trees
-from medjax.models import initial, soft_attention
+from medjax.models import initial, metadata, soft_attention
 from medjax.models import net as net_lib
 
 MODE = net_lib.Mode(net_lib.Execution())
@@ -233,7 +233,7 @@ def test_the_two_paths_drop_half_in_training():
 
 
 def test_the_wide_branch_by_hand(x64):
-  branch = soft_attention.Wide()
+  branch = metadata.Wide()
   variables, x = _module(branch, 3, WIDTH)
   dense = variables["params"]["dense"]
   assert trees.count(variables["params"]) == 90_112
@@ -242,7 +242,7 @@ def test_the_wide_branch_by_hand(x64):
 
 
 def test_the_two_layer_branch_by_hand(x64):
-  branch = soft_attention.TwoLayer(1e-3)
+  branch = metadata.TwoLayer(1e-3)
   variables, x = _module(branch, 5, WIDTH)
   params, stats, truth = variables["params"], variables["batch_stats"], x
   for number in (1, 2):
@@ -255,7 +255,7 @@ def test_the_two_layer_branch_by_hand(x64):
 def test_a_property_is_at_times_unknown_in_training(x64):
   """One-hot in three columns and a number: each is all there or 0, not scaled up."""
   n = 4000
-  branch = soft_attention.TwoLayer(1e-3, width=8, dropout=0)
+  branch = metadata.TwoLayer(1e-3, width=8, dropout=0)
   variables, _ = _module(branch, 1, 4)
   rows = np.tile([0.0, 1, 0, 0.7], (n, 1))
   keys = jax.random.bits(jax.random.key(4), (n, 2), jnp.uint32)
@@ -277,7 +277,7 @@ def test_classes_see_the_embedding_and_the_metadata(branch, width):
   net = models.make(cfg, _info(), net_lib.Execution())
   params, stats = _weights(net)
   result, _ = jax.jit(functools.partial(net.apply, train=False))(params, stats, _batch())
-  module = soft_attention.Wide() if branch == "dense" else soft_attention.TwoLayer(1e-3)
+  module = metadata.Wide() if branch == "dense" else metadata.TwoLayer(1e-3)
   variables = {"params": params["head"]["metadata"]}
   if branch == "two_layer":
     variables["batch_stats"] = stats["head"]["metadata"]
@@ -482,9 +482,8 @@ def test_counts_beside_the_backbone(row):
   def count(cfg):
     given = _Given(soft_attention.endpoint(cfg))
     parts = soft_attention.build(cfg, info, net_lib.Parts(given, None, initial.GLOROT_UNIFORM))
-    net = net_lib.wrap(
-      parts.encoder, parts.classifier, parts.kernel_init, net_lib.Execution(), 0.9, (), WIDTH
-    )
+    head = metadata.fused(parts.classifier, cfg, info)
+    net = net_lib.wrap(parts.encoder, head, parts.kernel_init, net_lib.Execution(), 0.9, (), WIDTH)
     maps = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     return of_backbone + trees.count(jax.eval_shape(net.init, jax.random.key(0), maps)[0])
 
@@ -581,6 +580,7 @@ def test_stages_cover_all_parameters_in_order(cfg):
     (dict(preprocess="tf"), "set model.backbone.preprocess"),
     (dict(bn_momentum=0.5), "set model.backbone.bn_momentum"),
     (dict(backbone=settings.VGG(), cut="block4"), "which is not cut"),
+    (dict(backbone=settings.VGG(pool="gap"), cut="paper"), "here the last map is model.pool's"),
     (dict(backbone=settings.VGG(convs=(1, 1)), cut="paper"), "5 blocks"),
   ],
 )

@@ -41,19 +41,22 @@ def test_same_logits_as_keras(name, train):
   parity.assert_same_network(model, cfg, about, layer_of, train=train, prepared=prepared)
 
 
-def test_a_narrow_one_says_what_keras_says():
+@pytest.mark.parametrize(("pool", "size"), [("flatten", SIZE), ("gap", 2 * SIZE)])
+def test_a_narrow_one_says_what_keras_says(pool, size):
   """The layers of VGG's paper with fewer convolutions, as Keras's own network has no such depth."""
-  model = keras.Sequential([keras.Input((SIZE, SIZE, 3))])
+  layers = {"flatten": keras.layers.Flatten, "gap": keras.layers.GlobalAveragePooling2D}
+  model = keras.Sequential([keras.Input((size, size, 3))])
   for block, (convs, width) in enumerate(zip(TINY.convs, (64, 128, 256, 512, 512), strict=True), 1):
     for conv in range(1, convs + 1):
       name = f"block{block}_conv{conv}"
       model.add(keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=name))
     model.add(keras.layers.MaxPooling2D())
-  model.add(keras.layers.Flatten())
+  model.add(layers[pool]())
   for name, width in zip(("fc1", "fc2"), TINY.hidden, strict=True):
     model.add(keras.layers.Dense(width, activation="relu", name=name))
   model.add(keras.layers.Dense(parity.CLASSES, name="predictions"))
-  parity.assert_same_network(model, TINY, parity.info(SIZE), vgg.keras_layer)
+  cfg = dataclasses.replace(TINY, pool=pool)
+  parity.assert_same_network(model, cfg, parity.info(size), vgg.keras_layer)
 
 
 def test_endpoints_have_the_names_and_shapes_of_keras():

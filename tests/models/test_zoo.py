@@ -69,8 +69,12 @@ PAPERS = {
   "survey_cnn": (455_202 + 960, 455_202),
   # In each block of C channels two dense layers to C / 16 and back.
   "survey_cnn_se": (None, 455_202 + sum(2 * c * c // 16 + c // 16 + c for c in (32, 64, 128, 256))),
+  # 21 columns of metadata in, two layers of 256 with batch norm, 7 classes out; Keras's layer that
+  # standardises the age counts 3 more.
+  "metadata_mlp": (73_735 + 2 * 512 + 3, 21 * 256 + 512 + 256 * 256 + 512 + 256 * 7 + 7),
   "darknet53": (41_645_640, 40_584_928 + 1024 * 1000 + 1000),
   "darknet53_fpn": (61_554_802, 61_502_194),
+  "gan": (None, 10_148_609 - 7 * 1024 - 1025 + 7 * 1025),  # seven classes in a projection's place
 }
 # Backbone and cut: total, total with metadata, trainable with metadata (Nguyen et al. 2022, from
 # the summaries in their notebooks; those of the cuts of the paper by the sums of their layers).

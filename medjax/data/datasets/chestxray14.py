@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import pathlib
+
+import numpy as np
 
 from medjax import settings
 from medjax.data import catalogue as catalogue_lib
@@ -26,6 +28,9 @@ CLASSES = (
   "Pneumonia",
   "Pneumothorax",
 )
+# Those that are most often a film's only one, the most frequent first.
+SIX = ("Infiltration", "Atelectasis", "Effusion", "Nodule", "Pneumothorax", "Mass")
+EACH = 1000  # films of each of the six
 FIELDS = (
   metadata.Number("age"),
   metadata.Category("sex", ("F", "M")),
@@ -61,6 +66,7 @@ def examples(cfg: settings.ChestXray14) -> Iterator[catalogue_lib.Example]:
   root = files.downloaded(cfg.root, "ChestX-ray14", DOWNLOAD)
   table = files.need(root, DOWNLOAD, "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
   rows = files.rows(table)
+  rows = _six(rows, cfg.split.seed) if cfg.task == "six" else rows
   paths = files.listed(table, [row["Image Index"] for row in rows], files.by_name(root), DOWNLOAD)
   tests = _listed(root, "test_list.txt")
   lost = {path.name for path in paths} - tests - _listed(root, "train_val_list.txt")
@@ -69,9 +75,20 @@ def examples(cfg: settings.ChestXray14) -> Iterator[catalogue_lib.Example]:
     raise FileNotFoundError(f"{len(lost)} images are in no official list: {shown}.\n{DOWNLOAD}")
   for row, path in zip(rows, paths, strict=True):
     findings = tuple(name for name in row["Finding Labels"].split("|") if name != "No Finding")
-    part = "test" if path.name in tests else "train"
+    official = "test" if path.name in tests else "train"
     name, patient = path.relative_to(root).as_posix(), path.name.split("_")[0]
-    yield catalogue_lib.Example(name, path, findings, patient, part, _known(row))
+    if cfg.task == "six":
+      yield catalogue_lib.Example(name, path, findings[0], patient, "", _known(row))
+    else:
+      yield catalogue_lib.Example(name, path, findings, patient, official, _known(row))
+
+
+def _six(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
+  """Films with one of the six findings alone, at most `EACH` of each, in the table's order."""
+  findings = np.array([row["Finding Labels"] for row in rows])
+  rng = np.random.default_rng(seed)
+  chosen = [rng.permutation(np.flatnonzero(findings == name))[:EACH] for name in SIX]
+  return [rows[row] for row in np.sort(np.concatenate(chosen))]
 
 
 def _listed(root: pathlib.Path, name: str) -> set[str]:
@@ -87,6 +104,18 @@ def _known(row: dict[str, str]) -> metadata.Record:
   }
 
 
+def classes(cfg: settings.ChestXray14) -> tuple[str, ...]:
+  """The 14 findings, or six."""
+  return SIX if cfg.task == "six" else CLASSES
+
+
 PAPER = paper.Paper(
-  examples, lambda _: CLASSES, CITATION, LICENCE, DOWNLOAD, TRAPS, FIELDS, lambda _: True
+  examples,
+  classes,
+  CITATION,
+  LICENCE,
+  DOWNLOAD,
+  TRAPS,
+  FIELDS,
+  lambda cfg: cfg.task == "findings",
 )

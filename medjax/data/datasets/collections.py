@@ -51,6 +51,7 @@ def catalogue(cfg: settings.Collection) -> catalogue_lib.Catalogue:
     synthetic=any(one.synthetic for one in opened),
     notes=_notes(opened, rows),
     sets=sets if len(opened) > 1 else None,
+    sources=tuple(s for one, own in zip(opened, rows, strict=True) for s in _sources(one, own)),
     decoded=read,
     shape=(opened[0].size, opened[0].size, max(one.channels for one in opened)),
     dtype=opened[0].dtype,
@@ -100,6 +101,16 @@ def _labelled(
   classes = tuple(np.unique(names).tolist())
   files.need_classes(classes, f"column {cfg.label!r}")
   return files.index(names.tolist(), classes), classes
+
+
+def _sources(one: collection_lib.Collection, rows: np.ndarray) -> list[str]:
+  """Modality and body part of each image; where neither is known, which of the sets prepared."""
+  known = zip(*(_texts(one, name, rows) for name in ("modality", "body_part")), strict=True)
+  numbers = _texts(one, "source", rows)
+  return [
+    " ".join(words).strip() or f"{one.folder.name}/{number}"
+    for words, number in zip(known, numbers, strict=True)
+  ]
 
 
 def _reading(

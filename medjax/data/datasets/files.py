@@ -28,13 +28,13 @@ _NO_IMAGE = {
 }
 
 
-def root(path: str, kind: str) -> pathlib.Path:
-  """The existing path that `data.root` names; `kind` says in the error what it should be."""
+def root(path: str, kind: str, setting: str = "data.root") -> pathlib.Path:
+  """The existing path that a setting names; `kind` says in the error what it should be."""
   if not path:
-    raise ValueError(f"data.root is empty: name the {kind} with --config.data.root=PATH")
+    raise ValueError(f"{setting} is empty: name the {kind} with --config.{setting}=PATH")
   found = pathlib.Path(path).expanduser()
   if not found.exists():
-    raise FileNotFoundError(f"data.root={path} does not exist: it must be {kind}")
+    raise FileNotFoundError(f"{setting}={path} does not exist: it must be {kind}")
   return found
 
 

@@ -45,6 +45,7 @@ def catalogue(cfg: settings.ImageFolder) -> catalogue_lib.Catalogue:
     read=lambda row: paths[row].read_bytes(),
     content=catalogue_lib.fingerprint(paths),
     notes=(*notes, *told),
+    sources=tuple(labels),
   )
 
 

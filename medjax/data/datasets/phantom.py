@@ -5,7 +5,7 @@ anatomy, a scanner, one class, and two to four films, each in its own pose and e
 has two to four marks in the lungs, and a mark adds the same amount of light whatever the class, so
 that only shape and texture tell the classes apart:
 
-- `clear`: bent streaks, as vessels and scars throw them; six patients of ten;
+- `clear`: bent streaks, as vessels and scars throw them; by default six patients of ten;
 - `nodular`: smooth round nodules; three of ten;
 - `spiculated`: mottled stars; one of ten.
 
@@ -36,7 +36,6 @@ from medjax.data import catalogue as catalogue_lib
 VERSION = 1  # of the drawing: a cache of other drawings must not be taken for this one
 SIZE = 64  # pixels, height and width
 CLASSES = ("clear", "nodular", "spiculated")
-TEN_PATIENTS = (0, 0, 0, 0, 0, 0, 1, 1, 1, 2)  # classes of every ten, in an order of their own
 MARK_ZONES = ((0, -1), (0, 0), (0, 1), (1, -1), (1, 0))  # (side, height); the heart has the sixth
 
 _CLASS, _PATIENT, _IMAGE = range(3)  # streams of random numbers
@@ -115,14 +114,16 @@ def catalogue(cfg: settings.Phantom) -> catalogue_lib.Catalogue:
   """Lists the films of `cfg.patients` patients; `read` draws one, uint8 [64, 64].
 
   Raises:
-    ValueError: if there is no patient, or the seed is negative.
+    ValueError: if there is no patient, or the seed or a share is negative.
   """
+  if min(cfg.shares) < 0 or sum(cfg.shares) < 1:
+    raise ValueError(f"data.shares={cfg.shares}: none below 0, and a patient at least")
   if cfg.patients < 1 or cfg.seed < 0:
     raise ValueError(
       f"data.patients={cfg.patients} and data.seed={cfg.seed}: the phantom draws 1 patient or more "
       "from a seed of 0 or more, e.g. data.patients=200 and data.seed=0"
     )
-  patients = [_draw_patient(cfg.seed, number) for number in range(cfg.patients)]
+  patients = [_draw_patient(cfg.seed, number, cfg.shares) for number in range(cfg.patients)]
   rows = [(number, film) for number, who in enumerate(patients) for film in range(who.images)]
   groups = tuple(f"phantom-s{cfg.seed}-p{number:05d}" for number, _ in rows)
 
@@ -137,7 +138,7 @@ def catalogue(cfg: settings.Phantom) -> catalogue_lib.Catalogue:
     parts=np.full(len(rows), ""),
     classes=CLASSES if cfg.labelled else (),
     read=read,
-    content=f"phantom {VERSION} patients={cfg.patients} seed={cfg.seed}",
+    content=f"phantom {VERSION} patients={cfg.patients} seed={cfg.seed} shares={cfg.shares}",
     synthetic=True,
   )
 
@@ -160,13 +161,14 @@ def _uniform(rng: np.random.Generator, *ranges: tuple[float, float], size=None) 
 # --- What a patient is.
 
 
-def _draw_patient(seed: int, number: int) -> Patient:
+def _draw_patient(seed: int, number: int, shares: tuple[int, int, int]) -> Patient:
   """The patient of that number; the first ones stay the same when more are drawn."""
   rng = _rng(_PATIENT, seed, number)
-  tens = _rng(_CLASS, seed, number // len(TEN_PATIENTS)).permutation(TEN_PATIENTS)
+  row = np.repeat(np.arange(len(shares)), shares)  # classes of so many patients, to be shuffled
+  shuffled = _rng(_CLASS, seed, number // len(row)).permutation(row)
   lungs = _draw_lungs(rng)
   return Patient(
-    label=int(tens[number % len(tens)]),
+    label=int(shuffled[number % len(row)]),
     images=int(rng.integers(2, 5)),
     scanner=SCANNERS[rng.integers(len(SCANNERS))],
     trunk=_uniform(rng, (0.78, 0.92), (0.20, 0.28), (-0.82, -0.68)),

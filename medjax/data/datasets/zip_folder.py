@@ -48,6 +48,7 @@ def catalogue(cfg: settings.ZipFolder) -> catalogue_lib.Catalogue:
     read=lambda row: _read(*members[row]),
     content=_content(members),
     notes=notes,
+    sources=tuple(sources),
   )
 
 

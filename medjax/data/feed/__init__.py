@@ -75,6 +75,7 @@ def training(
   threads: int = 0,
   accumulate: int = 1,
   cfg: settings.Feeding = _SHUFFLED,
+  pairs: bool = False,
 ) -> Feed:
   """An endless feed.
 
@@ -89,12 +90,15 @@ def training(
     threads: that read, when streamed; 0 means one a core.
     accumulate: micro-batches of a batch: every device has an equal run of slots of each, one
       micro-batch after the other.
-    cfg: the order.
+    cfg: the order. pairs: slots 2i and 2i + 1 hold two images of one group.
 
   Raises:
     ValueError: settings that do not go together, or not with the part or the devices.
   """
-  order = order_lib.make(len(part), batch_size, seed, cfg, accumulate, part.labels, part.sets)
+  groups = part.groups if pairs else None
+  order = order_lib.make(
+    len(part), batch_size, seed, cfg, accumulate, part.labels, part.sets, groups
+  )
   plan = tickets.Plan(order.rows, tickets.layout(batch_size, accumulate, mesh), sys.maxsize, mesh)
   if kind == "resident":
     return resident.Resident(part, plan, position)

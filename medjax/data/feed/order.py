@@ -110,6 +110,7 @@ def make(
   accumulate: int = 1,
   labels: np.ndarray | None = None,
   sets: np.ndarray | None = None,
+  groups: np.ndarray | None = None,
 ) -> Order:
   """The order that settings ask for.
 
@@ -120,11 +121,15 @@ def make(
     cfg: which order.
     accumulate: micro-batches of a batch.
     labels: [n] int, for sampling by class. sets: [n] int, which set a row comes from, for weights.
+    groups: [n] patient, lesion or source: given, slots 2i and 2i + 1 hold rows of one group.
 
   Raises:
     ValueError: settings that do not go together, or not with the part.
   """
   _check(size, batch_size, cfg.shards, accumulate)
+  if groups is not None:
+    _check_pairs(batch_size, cfg)
+    return Order(batch_size, accumulate, (np.arange(size),), (paired(groups, seed),))
   strata = _strata(size, cfg, labels, sets)
   members = _dealt(size, cfg.shards, seed, max(1, cfg.block), strata)
   seeds = [_derived(seed, shard) for shard in range(cfg.shards)] if cfg.shards > 1 else [seed]
@@ -145,6 +150,35 @@ def make(
 def shuffled(size: int, seed: int) -> Stream:
   """Epochs, each a permutation of all rows."""
   return Stream(np.array([0, size]), _draws(seed, lambda rng: rng.permutation(size)))
+
+
+def paired(groups: np.ndarray, seed: int) -> Stream:
+  """Epochs of pairs in random order: the rows at positions 2i and 2i + 1 are of one group.
+
+  An epoch has every row once. The row that is left over where their number is odd stands beside
+  another one of its group, which comes a second time, or beside itself where there is no other.
+
+  Args:
+    groups: [n] of each row. seed: of the draws.
+  """
+  group, counts = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+  pairs = -(-counts // 2)
+  of = np.repeat(np.arange(len(counts)), pairs)  # the group of each pair
+  nth = np.arange(len(of)) - np.repeat(pairs.cumsum() - pairs, pairs)  # pair of its group
+  start = (counts.cumsum() - counts)[of]
+  places = np.stack([start + 2 * nth, start + (2 * nth + 1) % counts[of]], axis=1)
+
+  def draw(rng: np.random.Generator) -> np.ndarray:
+    rows = rng.permutation(len(group))
+    rows = rows[np.argsort(group[rows], kind="stable")]  # shuffled within each group
+    return rows[rng.permutation(places)].ravel()
+
+  return Stream(np.array([0, places.size]), _draws(seed, draw))
+
+
+def alone(groups: np.ndarray) -> int:
+  """How many rows have their group to themselves, and no other row to be paired with."""
+  return int((np.unique(groups, return_counts=True)[1] == 1).sum())
 
 
 def stratified(strata: np.ndarray, shares: np.ndarray, seed: int) -> Stream:
@@ -286,6 +320,21 @@ def _check(size: int, batch_size: int, shards: int, accumulate: int) -> None:
     )
   if shards > size:
     raise ValueError(f"data.feeding.shards={shards} are more than the part's {size} images")
+
+
+def _check_pairs(batch_size: int, cfg: settings.Feeding) -> None:
+  """Refuses what does not go with images that come in pairs."""
+  if batch_size % 2:
+    raise ValueError(
+      f"train.batch_size={batch_size} is odd, and images come in pairs: make it even"
+    )
+  plain = settings.Feeding()
+  for name in ("sampling", "weights", "shards", "block"):
+    if getattr(cfg, name) != getattr(plain, name):
+      raise ValueError(
+        f"data.feeding.{name}={getattr(cfg, name)!r} does not go with images that come in pairs, "
+        f"drawn from all groups alike: set it to {getattr(plain, name)!r}"
+      )
 
 
 def _check_dealt(strata: np.ndarray, members: list[np.ndarray]) -> None:
