@@ -1,0 +1,16 @@
+"""The same with its first convolution separable: the network that did not learn in the paper.
+
+  python -m medjax.main --config=configs/pneumonia_cnn/sep_first.py \
+    --config.data.root=FOLDER --workdir=runs/sep_first
+
+Not run to its end on the real files. Variants: `paper.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.pneumonia_cnn import paper
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; variants as in `paper`."""
+  return paper.experiment(arg, "pneumonia_sep_first")

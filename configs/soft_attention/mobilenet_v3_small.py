@@ -1,0 +1,16 @@
+"""MobileNet-V3 Small with soft attention and metadata on HAM10000 (Nguyen et al. 2022, section 4).
+
+  python -m medjax.main --config=configs/soft_attention/mobilenet_v3_small.py \
+    --config.data.root=FOLDER --workdir=runs/mobilenet_v3_small
+
+Not run to its end on the real files. Variants: `paper.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.soft_attention import paper
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; variants as in `paper`."""
+  return paper.experiment(arg, "mobilenet_v3_small")
