@@ -10,6 +10,7 @@ file and from a prepared collection, whose images are kept once read, or read fr
 every epoch. A side's batch is there when it lies whole in memory
 that a training step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device.
 A feed that holds its images there writes every batch to a buffer there, as the compiled step does.
+A round is long, so that what a side has read ahead by then counts little.
 
 Before that, every side adds up all pixels of two epochs: each image must come exactly twice.
 """
@@ -78,8 +79,8 @@ def main() -> None:
 
 def _asked() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-  parser.add_argument("--rounds", type=int, default=9)
-  parser.add_argument("--steps", type=int, default=64, help="batches of every side in a round")
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--steps", type=int, default=512, help="batches of every side in a round")
   parser.add_argument("--channels", type=int, default=1, help="1 (grey) or 3 (colour)")
   parser.add_argument("--side", help="library:variant, of a process that this script starts")
   parser.add_argument("--folder", help="of its images")

@@ -10,7 +10,9 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
+_SETTLING = 0.3  # seconds
 WORKER = pathlib.Path(__file__).with_name("worker.py")
 ON_CPU = {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -55,10 +57,15 @@ def start(
 
 
 def alternate(sides: list[Side], count: int, steps: int) -> None:
-  """Asks every side once a round; who comes first moves on by one from round to round."""
+  """Asks every side once a round; who comes first moves on by one from round to round.
+
+  Between two sides is a pause, in which the threads of the first fill what they read ahead: else
+  they would do so at the second's expense.
+  """
   for number in range(count):
     first = number % len(sides)
     for side in sides[first:] + sides[:first]:
+      time.sleep(_SETTLING)
       print(file=side.process.stdin)
       answer = _answer(side.process)
       side.seconds.append(answer["seconds"] / steps)

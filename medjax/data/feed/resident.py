@@ -24,6 +24,7 @@ class Resident:
 
   def __init__(self, part: catalogue.Part, plan: tickets.Plan, position: int):
     self.plan, self.position, self.rows = plan, position, plan.rows
+    self.pool = memory.Pool()
     self.resident: contract.Tree = self.load(part)
 
   def __len__(self) -> int:
@@ -33,7 +34,8 @@ class Resident:
     """Puts the part on the devices."""
     if part.images is None:
       raise ValueError(f"the {part.name} part was not decoded: a resident feed needs its images")
-    table = {contract.IMAGE: part.images, **fetching.columns(part)}
+    images = fetching.in_order(part, np.arange(len(part)), self.pool)
+    table = {contract.IMAGE: images, **fetching.columns(part)}
     return mesh_lib.put_own(self.plan.mesh, table)
 
   def batch(self, step: int) -> tickets.Arrays:
@@ -70,7 +72,6 @@ class Split(Resident):
     check_shards(order, plan)
     self.order = order
     self.longest = max(map(len, order.members))
-    self.pool = memory.Pool()
     super().__init__(part, plan, position)
 
   def load(self, part: catalogue.Part) -> contract.Tree:
