@@ -200,7 +200,7 @@ def _statement(report: Report) -> tuple[str, list[str]]:
   """What the run found, as one of the verdicts and as sentences, the most important first."""
   bases = list(dict.fromkeys(_basis(report, table) for table in report.tables))
   if not report.scored:
-    return "", ["No stage has a classifier, so nothing is scored."]
+    return "", ["No stage has a classifier and a test part, so nothing is scored."]
   if report.comparison is not None:
     found, outcome = _outcome(report)
     return found, [f"{outcome}.", *bases]

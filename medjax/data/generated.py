@@ -18,9 +18,10 @@ import numpy as np
 from medjax import settings
 from medjax.data import cache
 from medjax.data import catalogue as catalogue_lib
+from medjax.data.collection import listing
 from medjax.data.datasets import files
 
-ACCOUNT = "generated.json"
+ACCOUNT = listing.GENERATED
 _GROUP = "generated"
 
 

@@ -105,6 +105,12 @@ def test_an_empty_source_is_told(tmp_path, capsys):
   assert "no file in" in capsys.readouterr().err
 
 
+def test_generated_images_are_no_source(tree, tmp_path, capsys):
+  trees.write(tree / "more/generated.json", b"{}")
+  assert _prepare(tree, "--out", tmp_path / "out") == 1
+  assert "holds generated images (more/generated.json)" in capsys.readouterr().err
+
+
 def test_nothing_but_broken_files_is_no_collection_to_train_on(tmp_path, capsys):
   trees.write(tmp_path / "tree/a.png", b"broken")
   assert _prepare(tmp_path / "tree", "--out", tmp_path / "out", "--salt", "s") == 1

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 import hmac
 import itertools
 import json
+import pathlib
 from typing import NamedTuple
 
 from medjax.data import sources
 from medjax.data.collection import plan as plan_lib
+
+GENERATED = "generated.json"  # stands beside images that a program made up
 
 
 class Listed(NamedTuple):
@@ -20,12 +23,21 @@ class Listed(NamedTuple):
 
 
 def walk(plan: plan_lib.Plan) -> Iterator[Listed]:
-  """Every file of every source, in order; not the collection itself where it lies in a source."""
+  """Every file of every source, in order; not the collection itself where it lies in a source.
+
+  Raises:
+    ValueError: among them are generated images, which a collection would tell as real ones.
+  """
   own = plan.folder.resolve()
   for number, source in enumerate(plan.sources):
     inside = source.is_dir() and own.is_relative_to(source.resolve())
     prefix = own.relative_to(source.resolve()).as_posix() + "/" if inside else None
     for entry in sources.walk(source):
+      if pathlib.PurePosixPath(entry.path).name == GENERATED:
+        raise ValueError(
+          f"{source} holds generated images ({entry.path}), which are no source of real ones: move"
+          " that folder away, and name it by data.generated where a training part is to have them"
+        )
       if prefix is None or not entry.path.startswith(prefix):
         yield Listed(number, entry)
 
