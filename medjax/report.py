@@ -255,7 +255,7 @@ def _study_terms(study: study_lib.Study) -> list[str]:
     terms.append(f"The images of every {cfg.pooled} are put together and scored as one table.")
   if cfg.repeats:
     terms.append(
-      f"Values are means over each {cfg.repeats}, and spread is the standard deviation over them;"
+      f"Values are means over the column {cfg.repeats}, spread is the standard deviation along it;"
       f" intervals are for other patients, not for another {cfg.repeats}."
     )
   if cfg.baseline:
