@@ -239,7 +239,7 @@ ROW = dict(columns=("arm", "seed"))
     ([dict(name=n, cell=("x", "0")) for n in "ab"], ROW, "two stages of the study have the same"),
     ([dict(name="a", cell=("x", "0"))], ROW | dict(baseline="y"), "the arm of no stage's cell"),
     ([], ROW | dict(repeats="fold"), "'fold' is none"),
-    ([], ROW | dict(repeats="seed", pooled="seed"), "they are two columns"),
+    ([], ROW | dict(repeats="seed", pooled="seed"), "take two columns"),
     ([], dict(columns=("arm", "value")), "each its own name"),
     ([dict(name="a", audit_against=("bb",)), dict(name="b")], {}, "did you mean 'b'"),
     ([dict(name="a", audit_against=("a",))], {}, "no other stage"),
