@@ -115,6 +115,12 @@ class TestManifest:
     _, made = _make(tmp_path / "out", tmp_path / "tree")
     assert made.table["pixels_sha256"].to_pylist() == [fingerprints.of(data).pixels]
 
+  def test_what_is_near_does_not_hang_on_the_size(self, mixed, tmp_path):
+    tree, _, opened = mixed
+    _, larger = _make(tmp_path / "out", tree, size=96)
+    for name in ("phash", "exact_of", "near_of"):
+      assert larger.table[name].to_pylist() == opened.table[name].to_pylist()
+
   def test_duplicates_point_to_the_first(self, mixed):
     rows = _rows(mixed[2])
     first = rows["Doe^John/grey.png"]["id"]

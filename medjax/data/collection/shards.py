@@ -20,9 +20,10 @@ from medjax.data.duplicates import fingerprints
 
 
 class Look(NamedTuple):
-  """One image: pixels [size, size, 1 or 3], and what the manifest says of it."""
+  """One image: pixels [size, size, 1 or 3], `duplicates.thumbnails`, the manifest's row of it."""
 
   pixels: np.ndarray
+  thumb: np.ndarray
   row: dict[str, object]
 
 
@@ -113,15 +114,14 @@ def _looks(plan: plan_lib.Plan, data: bytes) -> list[Look]:
 
 
 def _look(plan: plan_lib.Plan, frame: readers.Frame, digest: str) -> Look:
-  pixels, about = frame.pixels, frame.about
-  if pixels.shape[2] == 3 and not about.colour:
-    pixels = pixels[..., :1]  # one grey channel is the same picture, and a third of the work
+  # One grey channel is the same picture, and a third of the work.
+  pixels, about = fingerprints.plain(frame.pixels), frame.about
   channels = plan.channels or (3 if about.colour else 1)
   fitted = readers.fit(pixels, plan.size, channels, plan.reading)
   row: dict[str, object] = {
     "sha256": digest,
     "frame": frame.index,
-    "pixels_sha256": fingerprints.digest(fingerprints.plain(pixels)),
+    "pixels_sha256": fingerprints.digest(pixels),
     "colour": about.colour,
     "modality": about.modality,
     "body_part": about.body_part,
@@ -132,7 +132,8 @@ def _look(plan: plan_lib.Plan, frame: readers.Frame, digest: str) -> Look:
     "study": about.study,
     "series": about.series,
   }
-  return Look(np.ascontiguousarray(fitted), row)
+  # Of the image at its own size: what is near does not hang on the size of the collection.
+  return Look(np.ascontiguousarray(fitted), duplicates.thumbnails(pixels), row)
 
 
 def _store(
@@ -154,7 +155,7 @@ def _store(
         continue
       for look in outcome:
         rows.append(_named(plan, file, look.row) | {"shard": shard, "row": len(rows)})
-        thumbs.append(duplicates.thumbnails(look.pixels))
+        thumbs.append(look.thumb)
         write_record(look.pixels.tobytes())
   counts = Counts(
     found=len(files),
