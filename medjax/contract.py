@@ -112,13 +112,14 @@ class Predictions:
   @property
   def members(self) -> np.ndarray:
     """[n, K] bool, which image is of which class."""
-    if self.multi_label:
-      return self.labels > 0
-    return self.labels[:, None] == np.arange(len(self.classes))
+    return members(self.labels, len(self.classes))
 
   @property
   def assigned(self) -> np.ndarray:
     """[n, K] bool, which image was given which class."""
-    if self.multi_label:
-      return self.predicted
-    return self.predicted[:, None] == np.arange(len(self.classes))
+    return members(self.predicted, len(self.classes))
+
+
+def members(labels: np.ndarray, classes: int) -> np.ndarray:
+  """[n, K] bool, which image is of which of K classes, by its index [n] or by ones [n, K]."""
+  return labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(classes)

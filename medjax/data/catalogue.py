@@ -104,9 +104,7 @@ class Catalogue:
   @property
   def members(self) -> np.ndarray:
     """[n, K] bool, which image is of which class; one in a row unless multi-label."""
-    if self.multi_label:
-      return self.labels > 0
-    return self.labels[:, None] == np.arange(len(self.classes))
+    return contract.members(self.labels, len(self.classes))
 
   @property
   def strata(self) -> np.ndarray:
