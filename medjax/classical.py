@@ -21,13 +21,10 @@ from medjax import contract, settings
 VERSION = 1  # of the features: a cache of others must not be taken for these
 LEVELS = 32  # grey levels of GLCM
 DISTANCES = (1, 2, 4)  # pixels, of GLCM
-COMPONENTS = (
-  128  # principal ones that the machine sees: with all features it takes ten times longer
-)
+COMPONENTS = 128  # principal ones that the machine sees
 RINGS = ((8, 1), (16, 2))  # points and radius of LBP
 _STATISTICS = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation", "entropy")
 _CHUNK = 256  # images that are read at once
-
 
 Scores = Callable[[np.ndarray], np.ndarray]  # features [n, F] -> [n, K]
 

@@ -32,24 +32,21 @@ def scorer(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
   Args:
     objective: whose `forward` gives the scores. mesh: to run on.
   """
-
-  def score(state, tickets):
-    return lax.map(lambda batch: objective.forward(state, batch).scores, tickets)
-
-  return mesh_lib.mapped(score, mesh, _SPECS, mesh_lib.cut(1))
+  return _each_batch(lambda state, batch: objective.forward(state, batch).scores, mesh)
 
 
 def embedder(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
-  """A jitted function (state, ticket of k batches with their pixels) -> embeddings [k, B, D].
+  """The same for embeddings [k, B, D]."""
+  return _each_batch(lambda state, batch: objective.forward(state, batch).embedding, mesh)
 
-  Args:
-    objective: whose `forward` gives the embeddings. mesh: to run on.
-  """
 
-  def embed(state, tickets):
-    return lax.map(lambda batch: objective.forward(state, batch).embedding, tickets)
+def _each_batch(fn: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+  """Jits (state, tickets) -> what `fn` says of (state, batch), batch by batch."""
 
-  return mesh_lib.mapped(embed, mesh, _SPECS, mesh_lib.cut(1))
+  def looked(state, tickets):
+    return lax.map(lambda batch: fn(state, batch), tickets)
+
+  return mesh_lib.mapped(looked, mesh, _SPECS, mesh_lib.cut(1))
 
 
 def calibrator(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
