@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import csv
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -32,21 +33,30 @@ def scorer(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
   Args:
     objective: whose `forward` gives the scores. mesh: to run on.
   """
-  return _each_batch(lambda state, batch: objective.forward(state, batch).scores, mesh)
+
+  def score(state, batch):
+    return objective.forward(state, batch).scores
+
+  return _each_batch(score, mesh)
 
 
 def embedder(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
   """The same for embeddings [k, B, D]."""
-  return _each_batch(lambda state, batch: objective.forward(state, batch).embedding, mesh)
+
+  def embed(state, batch):
+    return objective.forward(state, batch).embedding
+
+  return _each_batch(embed, mesh)
 
 
 def _each_batch(fn: Callable, mesh: Mesh) -> jax.stages.Wrapped:
-  """Jits (state, tickets) -> what `fn` says of (state, batch), batch by batch."""
+  """Jits (state, tickets) -> what `fn` says of (state, batch), batch by batch, by `fn`'s name."""
 
-  def looked(state, tickets):
+  @functools.wraps(fn)
+  def each(state, tickets):
     return lax.map(lambda batch: fn(state, batch), tickets)
 
-  return mesh_lib.mapped(looked, mesh, _SPECS, mesh_lib.cut(1))
+  return mesh_lib.mapped(each, mesh, _SPECS, mesh_lib.cut(1))
 
 
 def calibrator(objective: base.Objective, mesh: Mesh) -> jax.stages.Wrapped:
