@@ -111,11 +111,12 @@ def training(
 
 def sequential(part: catalogue.Part, batch_size: int, mesh: Mesh, threads: int = 0) -> Feed:
   """A feed of every row once, in the part's order; masked slots fill up the last batch."""
-  every = np.arange(len(part))
-
-  def rows(step: int) -> np.ndarray:
-    return every[step * batch_size : (step + 1) * batch_size]
-
   steps = -(-len(part) // batch_size)
+  every = np.full((steps, batch_size), -1)
+  every.flat[: len(part)] = np.arange(len(part))
+
+  def rows(steps: range) -> np.ndarray:
+    return every[steps.start : steps.stop]
+
   plan = tickets.Plan(rows, tickets.layout(batch_size, 1, mesh), steps, mesh)
   return streamed.Streamed(part, plan, 0, threads)

@@ -62,15 +62,19 @@ class Chunked(resident_lib.Split):
     )  # now rather than when the run is under way
     return super().like(k)
 
-  def batch(self, step: int) -> tickets.Arrays:
+  def batches(self, steps: range) -> tickets.Arrays:
     """Beside rows, slots and masks: which window, and the place in it."""
-    positions = np.arange(step * self.order.each, (step + 1) * self.order.each)
+    positions = np.arange(steps.start * self.order.each, steps.stop * self.order.each)
     runs = self._windows.run_at(positions)
     offsets = positions - self._windows.start(runs)
-    every = (len(self.order.members), 1)  # all shards are at the same place of the same window
-    places = resident_lib.by_device(np.tile(offsets, every), self.longest, self.order, self.plan)
-    odd = self.plan.laid(self.order.by_slot(np.tile(runs % 2, every)), self.plan.own_slots)
-    return {**self.plan.batch(step), resident_lib.PLACE: places, ODD: odd.astype(bool)}
+    places = resident_lib.by_device(self._every(offsets), self.longest, self.order, self.plan)
+    odd = self.plan.laid(self.order.by_slot(self._every(runs % 2))).astype(bool)
+    return {**self.plan.batches(steps), resident_lib.PLACE: places, ODD: odd}
+
+  def _every(self, values: np.ndarray) -> np.ndarray:
+    """[k * B/V] as [k, V, B/V]: all shards are at the same place of the same window."""
+    each = values.reshape(-1, 1, self.order.each)
+    return np.repeat(each, len(self.order.members), axis=1)
 
   def take(self, resident: contract.Tree, ticket: tickets.Ticket) -> contract.Batch:
     """The images of a step, each from its window."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from medjax import settings
 
-Rows = Callable[[int], np.ndarray]  # step -> the part's rows in that step's batch, [B] or fewer
+Rows = Callable[[range], np.ndarray]  # k steps -> the part's rows in their batches [k, B], or -1
 Draw = Callable[[np.random.Generator], Any]
 
 
@@ -84,22 +84,35 @@ class Order:
     """Slots of a batch that belong to one shard."""
     return self.batch_size // len(self.members)
 
-  def places(self, step: int) -> np.ndarray:
-    """[V, B/V] where in its shard's `members` each row of a batch stands."""
-    start, stop = step * self.each, (step + 1) * self.each
-    return np.stack([stream(start, stop) for stream in self.streams])
+  def places(self, steps: range) -> np.ndarray:
+    """[k, V, B/V] where in its shard's `members` each row of the steps' batches stands."""
+    return self._by_step(steps, self._drawn(steps))
 
-  def rows(self, step: int) -> np.ndarray:
-    """[B] the part's rows in the batch of a step, by slot."""
-    places = self.places(step)
-    if len(places) == 1:  # a shard of all rows, in every slot
-      return places[0]
-    return self.by_slot(np.stack([m[p] for m, p in zip(self.members, places, strict=True)]))
+  def rows(self, steps: range) -> np.ndarray:
+    """[k, B] the part's rows in the batches of k steps, by slot."""
+    drawn = self._drawn(steps)
+    if len(drawn) == 1:  # a shard of all rows, in every slot
+      return drawn[0].reshape(len(steps), -1)
+    rows = [members[places] for members, places in zip(self.members, drawn, strict=True)]
+    return self.by_slot(self._by_step(steps, rows))
 
   def by_slot(self, values: np.ndarray) -> np.ndarray:
-    """[V, B/V] by shard as [B] by slot: in every micro-batch, each shard has a run of slots."""
-    dealt = values.reshape(len(self.members), self.accumulate, -1)
-    return dealt.swapaxes(0, 1).ravel()
+    """[..., V, B/V] by shard as [..., B] by slot.
+
+    In every micro-batch, each shard has a run of slots.
+    """
+    *lead, shards, _ = values.shape
+    dealt = values.reshape(*lead, shards, self.accumulate, -1)
+    return dealt.swapaxes(-3, -2).reshape(*lead, -1)
+
+  def _drawn(self, steps: range) -> list[np.ndarray]:
+    """What the streams give for some steps, end to end."""
+    start, stop = steps.start * self.each, steps.stop * self.each
+    return [stream(start, stop) for stream in self.streams]
+
+  @staticmethod
+  def _by_step(steps: range, drawn: list[np.ndarray]) -> np.ndarray:
+    return np.stack([values.reshape(len(steps), -1) for values in drawn], axis=1)
 
 
 def make(

@@ -38,19 +38,19 @@ class Resident:
     table = {contract.IMAGE: images, **fetching.columns(part)}
     return mesh_lib.put_own(self.plan.mesh, table)
 
-  def batch(self, step: int) -> tickets.Arrays:
-    """What a ticket says of a step."""
-    return self.plan.batch(step)
+  def batches(self, steps: range) -> tickets.Arrays:
+    """What a ticket says of some steps."""
+    return self.plan.batches(steps)
 
   def next(self, k: int) -> tickets.Ticket:
     """Puts the rows of the next k steps on the mesh."""
     steps = self.plan.steps_from(self.position, k)
     self.position = steps.stop
-    return self.plan.put(tickets.stack(map(self.batch, steps)))
+    return self.plan.put(self.batches(steps))
 
   def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a ticket of k steps looks like."""
-    return self.plan.like(self.batch(0), k)
+    return self.plan.like(self.batches(range(1)), k)
 
   def take(self, resident: contract.Tree, ticket: tickets.Ticket) -> contract.Batch:
     """The images of a step by their rows."""
@@ -78,10 +78,10 @@ class Split(Resident):
     """Puts each device's rows on it."""
     return self.table(part, self.order.members)
 
-  def batch(self, step: int) -> tickets.Arrays:
+  def batches(self, steps: range) -> tickets.Arrays:
     """Beside rows, slots and masks: the places in the devices' tables."""
-    places = by_device(self.order.places(step), self.longest, self.order, self.plan)
-    return {**self.plan.batch(step), PLACE: places}
+    places = by_device(self.order.places(steps), self.longest, self.order, self.plan)
+    return {**self.plan.batches(steps), PLACE: places}
 
   def take(self, resident: contract.Tree, ticket: tickets.Ticket) -> contract.Batch:
     """The images of a step by their places."""
@@ -130,7 +130,8 @@ def padded(rows: tuple[np.ndarray, ...], longest: int) -> np.ndarray:
 def by_device(
   places: np.ndarray, longest: int, order: order_lib.Order, plan: tickets.Plan
 ) -> np.ndarray:
-  """[b] int32 places in the devices' tables, of [V, B/V] places in those of the shards."""
-  shards = np.arange(len(places)) % (len(places) // plan.mesh.size)  # counted on each device
+  """[k, b] int32 places in the devices' tables, of [k, V, B/V] places in those of the shards."""
+  count = places.shape[1]
+  shards = np.arange(count) % (count // plan.mesh.size)  # counted on each device
   by_slot = order.by_slot(shards[:, None] * longest + places)
-  return plan.laid(by_slot, plan.own_slots).astype(np.int32)
+  return plan.laid(by_slot).astype(np.int32)

@@ -72,8 +72,9 @@ class Streamed:
 
   def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a ticket of k steps looks like."""
-    batch = self._plan.batch(0)
-    return self._plan.like({**batch, **self._labels(batch), contract.IMAGE: self._first[None]}, k)
+    first = self._plan.batches(range(1))
+    image = self._first[None, None]
+    return self._plan.like({**first, **self._labels(first), contract.IMAGE: image}, k)
 
   def take(self, resident: dict[str, jax.Array], ticket: tickets.Ticket) -> contract.Batch:
     """A step of a ticket, which holds everything."""

@@ -23,11 +23,11 @@ class Plan:
   """Batches as they lie on a mesh.
 
   Attributes:
-    rows: step -> rows by slot. slots: [B'] in the devices' order. steps: how many there are.
+    drawn: steps -> rows by slot. slots: [B'] in the devices' order. steps: how many there are.
     mesh: to put batches on.
   """
 
-  rows: order_lib.Rows
+  drawn: order_lib.Rows
   slots: np.ndarray
   steps: int
   mesh: Mesh
@@ -38,23 +38,30 @@ class Plan:
     """[b] those of `slots` that lie on this process's devices."""
     return self.slots[mesh_lib.own(self.mesh, len(self.slots))]
 
-  def batch(self, step: int) -> Arrays:
-    """Index, slot and mask of this process's slots [b]; those without a row have row and mask 0."""
-    rows, slots = self.rows(step), self.own_slots
-    filled = slots < len(rows)
+  def rows(self, step: int) -> np.ndarray:
+    """The part's rows in the batch of a step, [B] or, in a last batch, fewer."""
+    rows = self.drawn(range(step, step + 1))[0]
+    return rows[rows >= 0]
+
+  def batches(self, steps: range) -> Arrays:
+    """Index, slot and mask of this process's slots [k, b], 0 in those without a row."""
+    rows = self.laid(self.drawn(steps), nothing=-1)
     return {
-      contract.INDEX: self.laid(rows, slots).astype(np.int32),
-      contract.SLOT: slots,
-      contract.MASK: filled.astype(jax.dtypes.canonicalize_dtype(float)),
+      contract.INDEX: np.maximum(rows, 0).astype(np.int32),
+      contract.SLOT: np.broadcast_to(self.own_slots, rows.shape),
+      contract.MASK: (rows >= 0).astype(jax.dtypes.canonicalize_dtype(float)),
     }
 
-  @staticmethod
-  def laid(values: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """Values by slot, in the order of `slots`; 0 where there is none."""
-    filled = slots < len(values)
-    if filled.all():
-      return values[slots]
-    return np.where(filled, values[np.where(filled, slots, 0)], 0)
+  def batch(self, step: int) -> Arrays:
+    """The same for one step, [b]."""
+    return {name: value[0] for name, value in self.batches(range(step, step + 1)).items()}
+
+  def laid(self, values: np.ndarray, nothing: int = 0) -> np.ndarray:
+    """[k, B] by slot, in the order of this process's slots [k, b]; `nothing` in filling ones."""
+    size, slots = values.shape[-1], self.own_slots
+    if (slots < size).all():
+      return values[:, slots]
+    return np.where(slots < size, values[:, np.minimum(slots, size - 1)], nothing)
 
   def steps_from(self, position: int, k: int) -> range:
     """The next k steps."""
@@ -78,11 +85,11 @@ class Plan:
       self._there[name] = value, mesh_lib.put_own(self.mesh, value, mesh_lib.cut(1))
     return self._there[name][1]
 
-  def like(self, batch: Arrays, k: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a ticket of `k` batches looks like; of `batch`, only shapes and types matter."""
+  def like(self, batches: Arrays, k: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a ticket of `k` batches looks like; of `batches`, only shapes and types matter."""
     whole = {
-      name: np.broadcast_to(value[:1], (k, len(self.slots), *value.shape[1:]))
-      for name, value in batch.items()
+      name: np.broadcast_to(value[:1, :1], (k, len(self.slots), *value.shape[2:]))
+      for name, value in batches.items()
     }
     return mesh_lib.like(self.mesh, whole, mesh_lib.cut(1))
 
