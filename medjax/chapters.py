@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax import contract, evaluate, metrics, report, settings, writer
+from medjax import contract, evaluate, metrics, report, settings, trained, writer
 from medjax.data import catalogue
 
 FILE, PICTURES = "chapter.json", "pictures.npz"
@@ -61,7 +61,6 @@ def save(folder: pathlib.Path, chapter: report.StageReport) -> None:
   """Keeps a chapter; its predictions and its log lie in the folder already."""
   kept = {
     "name": chapter.name,
-    "info": dataclasses.asdict(chapter.info),
     "counts": chapter.counts,
     "leaky": chapter.leaky,
     "notes": chapter.notes,
@@ -87,7 +86,7 @@ def saved(folder: pathlib.Path) -> report.StageReport | None:
   pictures = folder / PICTURES
   intervals = {name: metrics.Interval(*found) for name, found in kept.pop("intervals").items()}
   return report.StageReport(
-    info=contract.DataInfo(**_tuples(kept.pop("info"))),
+    info=trained.recalled(folder),
     history=_history(folder),
     predictions=evaluate.read(folder / TEST) if scored else None,
     intervals=intervals,
@@ -100,8 +99,3 @@ def _history(folder: pathlib.Path) -> list[dict[str, Any]]:
   """The rows of the stage's log, which a stage without steps does not have."""
   file = folder / writer.FILE
   return writer.read(file) if file.is_file() else []
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-  """JSON knows no tuples."""
-  return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

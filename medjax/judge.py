@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from medjax import checkpoint, data, evaluate, fidelity, wiring
-from medjax import config as config_lib
+from medjax import data, evaluate, fidelity, trained, wiring
 from medjax import mesh as mesh_lib
 from medjax.data import catalogue
 from medjax.data import feed as feed_lib
 from medjax.objectives import base
 
-CONFIG = "config.json"  # of a workdir
 REFERENCE = 1024  # real images, at most, that generated ones are compared with on the way
 
 
@@ -58,22 +54,13 @@ def opened(folder: pathlib.Path, mesh: jax.sharding.Mesh) -> wiring.Bench:
   Raises:
     FileNotFoundError: it is no stage's folder.
   """
-  config = folder.parent / CONFIG
-  if not config.is_file():
-    raise FileNotFoundError(f"{folder} is no stage of a run: {config} is missing")
-  found = config_lib.parse(json.loads(config.read_text()))
-  stages = {stage.name: stage for stage in found.stages}
-  if folder.name not in stages:
-    raise FileNotFoundError(f"{folder.parent} has no stage {folder.name!r}, only {list(stages)}")
-  stage = stages[folder.name]
-  seed = found.seed if stage.seed is None else stage.seed
+  stage, seed = trained.stage_of(folder)
   return wiring.wire(seed, stage, data.make(stage.data), folder, mesh)
 
 
 def weights(bench: wiring.Bench) -> tuple[base.TrainState, str]:
   """The best state of a stage, as it is evaluated and without its optimizer, and its place."""
-  found, place = checkpoint.weights(bench.folder)
-  state = base.TrainState(jnp.zeros((), jnp.int32), found["params"], found["stats"], (), {})
+  state, place = trained.weights(bench.folder)
   return mesh_lib.put(bench.mesh, state), place
 
 

@@ -25,6 +25,7 @@ from medjax import (
   settings,
   stages,
   study,
+  trained,
   wiring,
 )
 from medjax import config as config_lib
@@ -33,7 +34,6 @@ from medjax import mesh as mesh_lib
 from medjax.data import catalogue
 from medjax.models.pretrained import manifests
 
-CONFIG = "config.json"
 _COMPILED = "~/.cache/medjax/xla"
 
 
@@ -146,6 +146,7 @@ def _staged(
   folder.mkdir(parents=True, exist_ok=True)
   apart = [other.data for other in config.stages if other.name in stage.audit_against]
   splits = data.make(stage.data, folder / "quarantine.tsv", apart)
+  trained.remember(folder, splits.info)
   if isinstance(stage.objective, settings.Classical):
     tables = _floor(stage.objective, stage, splits, folder, seed)
   else:
@@ -237,22 +238,22 @@ def _study(
 
 def _stored(workdir: pathlib.Path) -> dict[str, Any]:
   """The config that a workdir was made by."""
-  path = workdir / CONFIG
+  path = workdir / trained.CONFIG
   if not path.is_file():
-    raise FileNotFoundError(f"{workdir} is no workdir of medjax: it has no {CONFIG}")
+    raise FileNotFoundError(f"{workdir} is no workdir of medjax: it has no {trained.CONFIG}")
   return json.loads(path.read_text())
 
 
 def _claim(workdir: pathlib.Path, config: settings.Config) -> None:
   """Makes the workdir this config's, or makes sure that it is once anything was learnt in it."""
   learnt = (f"*/{stages.CHECKPOINTS}/*/*", f"*/{chapters.FILE}")
-  if (workdir / CONFIG).is_file() and any(any(workdir.glob(each)) for each in learnt):
+  if (workdir / trained.CONFIG).is_file() and any(any(workdir.glob(each)) for each in learnt):
     _refuse_other(_stored(workdir), config_lib.to_dict(config), workdir)
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  partial = workdir / f"{CONFIG}.partial"
+  partial = workdir / f"{trained.CONFIG}.partial"
   partial.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
-  partial.replace(workdir / CONFIG)
+  partial.replace(workdir / trained.CONFIG)
 
 
 def _learnt(config: settings.Config) -> dict[str, Any]:

@@ -198,14 +198,14 @@ def wire(
   _check_monitors(stage, splits)
   _check_frozen_stats(stage)
   _check_labels(stage)
-  augmenter, execution = augment.make(stage.augment), _execution(stage.train)
-  net = network(stage, splits.info, execution)
+  augmenter, how = augment.make(stage.augment), execution(stage.train)
+  net = network(stage, splits.info, how)
   _check_sizes(stage, net, splits.info)
   length = _length(stage, len(splits.parts["train"]))
   optimizer = optim.make(stage.optimizer, *length, net.stages)
   objective = objectives.make(stage.objective, net, optimizer, augmenter, splits.info)
   bench = Bench(seed, stage, folder, mesh, splits, augmenter, objective, optimizer)
-  bench.say(*splits.notes, *_pairs(stage, splits), splits.table, _machine(mesh, execution))
+  bench.say(*splits.notes, *_pairs(stage, splits), splits.table, _machine(mesh, how))
   return bench
 
 
@@ -302,7 +302,7 @@ def _length(stage: settings.Stage, train_size: int) -> tuple[int, int]:
   return total, stage.optimizer.warmup.steps(size, train_size, total)
 
 
-def _execution(cfg: settings.Train) -> net_lib.Execution:
+def execution(cfg: settings.Train) -> net_lib.Execution:
   """How networks run here; `auto` is resolved now and told, not while tracing."""
   form = cfg.ops
   if form == "auto":

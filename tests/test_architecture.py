@@ -47,13 +47,14 @@ TABLE = {
   "study": LEVEL_0 | {"figures"},
   "report": LEVEL_4 | {"figures", "page", "phrases", "study"},
   "classical": BASE,
-  "chapters": BELOW_5,
   "wiring": BELOW_5 - {"report"},
+  "trained": BELOW_5 - {"report"} | {"wiring"},
+  "chapters": BELOW_5 | {"trained"},
   "monitors": BELOW_5 - {"report"} | {"figures", "probes", "wiring"},
-  "judge": BELOW_5 - {"report"} | {"fidelity", "wiring"},
+  "judge": BELOW_5 - {"report"} | {"fidelity", "trained", "wiring"},
   "stages": BELOW_5 - {"report"} | {"figures", "judge", "monitors", "wiring"},
-  "generate": BELOW_5 - {"report"} | {"fidelity", "judge", "wiring"},
-  "runs": BELOW_5 | {"chapters", "classical", "stages", "study", "wiring"},
+  "generate": BELOW_5 - {"report"} | {"fidelity", "judge", "trained", "wiring"},
+  "runs": BELOW_5 | {"chapters", "classical", "stages", "study", "trained", "wiring"},
   "main": {"runs"},
 }
 ONE_NAMESPACE = "settings"  # a folder only for its length: its names are those of one module

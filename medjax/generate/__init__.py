@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from medjax import config as config_lib
-from medjax import fidelity, judge, sampling, settings, wiring
+from medjax import fidelity, judge, sampling, settings, trained, wiring
 from medjax import mesh as mesh_lib
 from medjax.data import generated
 from medjax.objectives import adversarial, base
@@ -62,9 +62,9 @@ def opened(workdir: pathlib.Path, stage: str = "") -> Generator:
     FileNotFoundError: no run is there, or it has no checkpoint yet.
     ValueError: the stage has no generator, or several have.
   """
-  config = workdir / judge.CONFIG
+  config = workdir / trained.CONFIG
   if not config.is_file():
-    raise FileNotFoundError(f"{workdir} is no workdir of medjax: it has no {judge.CONFIG}")
+    raise FileNotFoundError(f"{workdir} is no workdir of medjax: it has no {trained.CONFIG}")
   found = config_lib.parse(json.loads(config.read_text()))
   names = [s.name for s in found.stages if isinstance(s.objective, settings.Adversarial)]
   fitting = [name for name in names if name == (stage or name)]
