@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax import augment, checkpoint, contract, objectives, optim, settings, wiring
+from medjax import augment, checkpoint, contract, objectives, ops, optim, settings, wiring
 from medjax import config as config_lib
+from medjax.models import gan
 from medjax.models import net as net_lib
 from medjax.objectives import base
 
@@ -27,7 +28,7 @@ class Trained:
   Attributes:
     stage: its settings. folder: of the stage. place: the checkpoint. info: of the data it learnt
       from: classes, the shape of images, whether they were drawn by a program.
-    net: the network itself. objective: whose `forward` says what it sees.
+    net: the network itself, or the pair of a GAN. objective: whose `forward` says what it sees.
     state: the weights as they are evaluated, without an optimizer's.
   """
 
@@ -35,18 +36,18 @@ class Trained:
   folder: pathlib.Path
   place: str
   info: contract.DataInfo
-  net: net_lib.Net
+  net: net_lib.Net | gan.Pair
   objective: base.Objective
   state: base.TrainState
 
 
-def opened(model: pathlib.Path, stage: str = "", form: str = "") -> Trained:
+def opened(model: pathlib.Path, stage: str = "", form: ops.Form | None = None) -> Trained:
   """Opens a network.
 
   Args:
     model: a workdir, the folder of a stage in one, or of a checkpoint of a stage.
     stage: of a workdir; empty for the last one that has a network, and a classifier if any has.
-    form: of convolutions, see `medjax.ops`; empty for what suits this machine.
+    form: of convolutions, see `medjax.ops`; None for what suits this machine.
 
   Raises:
     FileNotFoundError: no run is there, or no checkpoint yet.
@@ -107,7 +108,9 @@ def recalled(folder: pathlib.Path) -> contract.DataInfo:
   if not (folder / INFO).is_file():
     raise FileNotFoundError(f"{folder} was never trained: it has no {INFO}")
   kept: dict[str, Any] = json.loads((folder / INFO).read_text(encoding="utf-8"))
-  tuples = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+  tuples: dict[str, Any] = {
+    name: tuple(value) for name, value in kept.items() if isinstance(value, list)
+  }
   return contract.DataInfo(**kept | tuples)  # JSON knows no tuples
 
 
