@@ -51,6 +51,7 @@ free_mb() { df -Pk "$root" | awk 'NR == 2 { print int($4 / 1024) }'; }
 size_mb() {
   case $1 in
     cuda) echo 6200 ;;
+    onnx) echo 1000 ;;
     *) echo 1500 ;;
   esac
 }

@@ -33,16 +33,21 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 class Checkpoints:
   """Saves and restores the training state of one stage."""
 
-  def __init__(self, folder: pathlib.Path):
-    """Opens the stage's checkpoints; the folder is made if it is missing."""
+  def __init__(self, folder: pathlib.Path, snapshots: int = 1):
+    """Opens the stage's checkpoints; the folder is made if it is missing.
+
+    Args:
+      folder: of them. snapshots: how many of the last ones stay.
+    """
     self.folder = folder
-    self._managers = {kind: _manager(folder / kind) for kind in (LAST, BEST)}
+    kept = {LAST: snapshots, BEST: 1}
+    self._managers = {kind: _manager(folder / kind, kept[kind]) for kind in kept}
 
   def save(self, kind: str, step: int, state: base.TrainState, meta: dict[str, Any]) -> None:
     """Writes in the background a copy of `state` as it is now.
 
     Args:
-      kind: `LAST` or `BEST`; the earlier one of the kind goes once this one is whole.
+      kind: `LAST` or `BEST`; an earlier one of the kind goes once this one is whole.
       step: global step; saved already, nothing happens, since equal steps hold equal states.
       state: lies on the devices; copied to the host first, because the next step reuses its memory.
       meta: JSON types.
@@ -95,9 +100,9 @@ class Checkpoints:
 _RESTORE = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
 
 
-def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
+def _manager(folder: pathlib.Path, most: int) -> ocp.CheckpointManager:
   folder.mkdir(parents=True, exist_ok=True)
-  options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True)
+  options = ocp.CheckpointManagerOptions(max_to_keep=most, enable_async_checkpointing=True)
   return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
@@ -168,6 +173,12 @@ def _candidates(folder: pathlib.Path) -> list[pathlib.Path]:
     step
     for kind in (BEST, LAST)
     for inside in (folder / "checkpoints" / kind, folder / kind)
-    for step in sorted(inside.glob("[0-9]*"), key=lambda path: path.name)
+    for step in reversed(_steps(inside))
     if (step / "state").is_dir()
   ]
+
+
+def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Folders that are named by a step, the earliest first; those being written are not."""
+  found = [path for path in folder.glob("[0-9]*") if path.name.isdigit()]
+  return sorted(found, key=lambda path: int(path.name))

@@ -165,6 +165,7 @@ def predict(
       labels=part.labels,
       scores=np.asarray(scores(_kept(cfg, part, cache)), np.float64),
       classes=info.classes,
+      metadata=part.facts,
     )
     for name, part in parts.items()
     if name != "train"

@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from medjax import settings, trees
 
 _OF_ONE = {"name", "seed", "cell"}  # keys of a single stage; `seed` at top level is the run's
+_SHARED = ("image_size", "channels", "cache", "reading")  # of a stage's data with further sets
 _STAGE_KEYS = {field.name for field in dataclasses.fields(settings.Stage)} - _OF_ONE
 
 
@@ -96,18 +97,14 @@ def parse(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> settings.Co
 
 
 def _build_stage(values: Mapping[str, Any]) -> settings.Stage:
-  """A stage; its monitors have the pixels of its data, unless they say otherwise."""
-  scoring = dict(values.get("eval", {}))
-  named = scoring.pop("monitors", ())
-  stage: settings.Stage = _build(settings.Stage(), {**values, "eval": scoring}, "")
-  named = _literal(named) if isinstance(named, _Text) else named
-  named = named if isinstance(named, (list, tuple)) else (named,)
-  pixels = {key: getattr(stage.data, key) for key in ("image_size", "channels", "cache")}
-  sets = [pixels | _as_dict(value, settings.Phantom()) for value in named]
-  monitors = tuple(
-    _build(settings.Phantom(), each, f"eval.monitors[{i}].") for i, each in enumerate(sets)
-  )
-  return dataclasses.replace(stage, eval=dataclasses.replace(stage.eval, monitors=monitors))
+  """A stage; the further sets of `eval` have the pixels of its data, unless they say otherwise."""
+  data, scoring = _build(settings.Stage().data, values.get("data", {}), "data."), {}
+  pixels = {key: to_dict(getattr(data, key)) for key in _SHARED}
+  for key, value in values.get("eval", {}).items():
+    of_sets = key in ("monitors", "tests")
+    each = [pixels | _as_dict(item, data) for item in _items(value)] if of_sets else value
+    scoring[key] = each
+  return _build(settings.Stage(), {**values, "eval": scoring}, "")
 
 
 def _layered(base: dict[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +245,10 @@ def _convert(hint: Any, default: Any, value: Any, where: str) -> Any:
       raise ValueError(f"config: {where} = {error}") from None
   if dataclasses.is_dataclass(default):
     return _build(default, value, where + ".")
+  if get_origin(hint) is tuple and (kind := get_args(hint)[0]) in settings.VARIANTS:
+    first = next(iter(settings.VARIANTS[kind].values()))
+    each = [_as_dict(item, first) for item in _items(value)]
+    return tuple(_build(first, item, f"{where}[{i}].") for i, item in enumerate(each))
   try:
     return _coerce(hint, _literal(value) if isinstance(value, _Text) and hint is not str else value)
   except (TypeError, ValueError):
@@ -263,6 +264,12 @@ def _literal(text: str) -> Any:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
     return str(text)
+
+
+def _items(value: Any) -> Sequence[Any]:
+  """The items of a list; one that stands alone is a list of one."""
+  value = _literal(value) if isinstance(value, _Text) else value
+  return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _coerce(hint: Any, value: Any) -> Any:
@@ -286,7 +293,7 @@ def _coerce(hint: Any, value: Any) -> Any:
 
 
 def _coerce_tuple(hints: tuple, value: Any) -> tuple:
-  items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+  items = tuple(_items(value))
   if len(hints) == 2 and hints[1] is Ellipsis:
     return tuple(_coerce(hints[0], item) for item in items)
   if len(items) != len(hints):

@@ -5,6 +5,7 @@ Nothing here computes. A room that needs another room's result needs one of thes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ INDEX = "index"  # [b] int32, row of the part's table: which image this is
 
 Batch = dict[str, jax.Array]
 Tree = Any  # a nested dict of arrays
+Encoding = Mapping[str, Any]  # of one property of metadata, as plain JSON types
 Metrics = dict[str, jax.Array]  # name -> scalar, already reduced over devices
 
 
@@ -47,6 +49,10 @@ class DataInfo:
     synthetic: whether the images were drawn by a program; shown wherever results are.
     multi_label: whether an image may have several of the classes, or none.
     target: what the classes are: the set's own labels, or the sources of its images.
+    encoding: how metadata become those numbers, as plain JSON types, for new images; empty where
+      there are none.
+    reading: of images that had been prepared for the set, how that was done, by the fields of
+      `settings.Reading`; empty where the set's own settings say it.
   """
 
   classes: tuple[str, ...]
@@ -59,6 +65,8 @@ class DataInfo:
   synthetic: bool = False
   multi_label: bool = False
   target: Literal["label", "source"] = "label"
+  encoding: tuple[Encoding, ...] = dataclasses.field(default=(), hash=False)
+  reading: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @flax.struct.dataclass
@@ -81,10 +89,11 @@ class Predictions:
   Attributes:
     ids: [n] path relative to the data root, or index as text.
     groups: [n] patient, lesion or source: what is never cut across parts.
-    split: the part that was scored, one of `PARTS`.
+    split: the part that was scored, one of `PARTS`, or the name of a further test set.
     labels: [n] int, index into `classes`; where an image may have several, [n, K] 0 or 1.
     scores: [n, K] float64 class probabilities.
     classes: K class names.
+    metadata: name -> [n] text, what is known of each image's patient; blank where it is not known.
   """
 
   ids: np.ndarray
@@ -93,6 +102,10 @@ class Predictions:
   labels: np.ndarray
   scores: np.ndarray
   classes: tuple[str, ...]
+  metadata: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.ids)
 
   @property
   def multi_label(self) -> bool:
@@ -118,6 +131,17 @@ class Predictions:
   def assigned(self) -> np.ndarray:
     """[n, K] bool, which image was given which class."""
     return members(self.predicted, len(self.classes))
+
+  def rows(self, which: np.ndarray) -> Predictions:
+    """The rows of an index [m] int or a mask [n] bool, in that order."""
+    return dataclasses.replace(
+      self,
+      ids=self.ids[which],
+      groups=self.groups[which],
+      labels=self.labels[which],
+      scores=self.scores[which],
+      metadata={name: column[which] for name, column in self.metadata.items()},
+    )
 
 
 def members(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 
 from medjax import contract
 from medjax import mesh as mesh_lib
+from medjax import views as views_lib
 from medjax.objectives import base
 
 _SPECS = (mesh_lib.REPLICATED, mesh_lib.cut(1))
@@ -93,6 +94,19 @@ def table(fn: Callable, state: base.TrainState, feed: Any) -> np.ndarray:
   )
 
 
+def averaged(score: Callable, views: Sequence[views_lib.View]) -> Callable:
+  """A scorer of each image's mean scores over several views of it.
+
+  Args:
+    score: from `scorer`, compiled or not. views: at least one, see `medjax.views`.
+  """
+
+  def mean(state: base.TrainState, ticket: views_lib.Ticket) -> jax.Array:
+    return jnp.mean(jnp.stack([score(state, view(ticket)) for view in views]), axis=0)
+
+  return mean
+
+
 def predict(
   score: Callable, state: base.TrainState, feed: Any, part: Any, classes: tuple[str, ...]
 ) -> contract.Predictions:
@@ -100,8 +114,8 @@ def predict(
 
   Args:
     score: from `scorer`, compiled or not. state: to score. feed: of the part, in order, streamed.
-    part: the table of the images: `name`, `ids`, `groups`, `labels`. classes: names of the K
-      columns.
+    part: the table of the images: `name`, `ids`, `groups`, `labels`, `facts`. classes: names of
+      the K columns.
 
   Returns:
     The table, in the part's order.
@@ -114,6 +128,7 @@ def predict(
     labels=part.labels,
     scores=scores.astype(np.float64),
     classes=classes,
+    metadata=part.facts,
   )
 
 
@@ -121,10 +136,10 @@ def write(path: pathlib.Path, table: contract.Predictions) -> None:
   """Writes the table as CSV, a row an image: id, group, split, label, predicted, score_<class>.
 
   Where an image may have several classes, the columns are `labels` and `predicted`, each with the
-  names of all, `contract.BETWEEN` between them.
+  names of all, `contract.BETWEEN` between them. What is known of the patient follows, meta_<name>.
   """
-  label = _COLUMNS[table.multi_label]
-  columns = ["id", "group", "split", label, "predicted", *(f"score_{c}" for c in table.classes)]
+  columns = [*_HEADS[table.multi_label], *(f"{_SCORE}{name}" for name in table.classes)]
+  columns += [f"{_META}{name}" for name in table.metadata]
   partial = path.with_suffix(".partial")
   with partial.open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
@@ -135,31 +150,53 @@ def write(path: pathlib.Path, table: contract.Predictions) -> None:
       _names(table.labels, table.classes),
       _names(table.predicted, table.classes),
       table.scores,
+      *table.metadata.values(),
       strict=True,
     ):
-      identity, group, label, predicted, scores = row
-      writer.writerow([identity, group, table.split, label, predicted, *map(repr, scores.tolist())])
+      identity, group, label, predicted, scores, *known = row
+      shown = map(repr, scores.tolist())
+      writer.writerow([identity, group, table.split, label, predicted, *shown, *known])
   partial.replace(path)
 
 
 def read(path: pathlib.Path) -> contract.Predictions:
-  """Reads a table that `write` wrote."""
+  """Reads a table that `write` wrote.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is no such table, or one without a row.
+  """
   with path.open(newline="", encoding="utf-8") as file:
-    header, *rows = csv.reader(file)
-  classes = tuple(name.removeprefix("score_") for name in header[5:])
+    header, *rows = list(csv.reader(file)) or [[]]
+  if header[:5] not in _HEADS or not rows:
+    raise ValueError(
+      f"{path} is no table of predictions: it needs the columns {', '.join(_HEADS[0])} and"
+      f" {_SCORE}<class>, and a row at least"
+    )
   columns = list(zip(*rows, strict=True))
+  scores, known = (_marked(header, columns, mark) for mark in (_SCORE, _META))
+  classes = tuple(scores)
   labels = _several if header[3] == _COLUMNS[True] else _single
   return contract.Predictions(
     ids=np.asarray(columns[0]),
     groups=np.asarray(columns[1]),
     split=columns[2][0],
     labels=labels(columns[3], classes),
-    scores=np.asarray(columns[5:], np.float64).T,
+    scores=np.asarray(list(scores.values()), np.float64).T,
     classes=classes,
+    metadata={name: np.asarray(column) for name, column in known.items()},
   )
 
 
 _COLUMNS = {False: "label", True: "labels"}  # by whether an image may have several
+_HEADS = [["id", "group", "split", label, "predicted"] for label in _COLUMNS.values()]
+_SCORE, _META = "score_", "meta_"  # what columns of scores and of metadata begin with
+
+
+def _marked(header: Sequence[str], columns: Sequence, mark: str) -> dict[str, Sequence[str]]:
+  """The columns whose names begin with a mark, by what follows it."""
+  pairs = zip(header, columns, strict=True)
+  return {name.removeprefix(mark): cells for name, cells in pairs if name.startswith(mark)}
 
 
 def _names(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import re
 from typing import Any, Literal
 
 from matplotlib import axes as mpl_axes
@@ -16,27 +17,27 @@ BLUE, ORANGE = "#1d6fa5", "#d9822b"
 # Okabe and Ito's colours, told apart by colour-blind readers; then they repeat, dashed.
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
 LABELS = {
-  "auc": "AUC",
   "ap": "average precision",
   "brier": "Brier score",
   "ece": "calibration error",
-  "f1": "F1",
   "group_recognition": "accuracy, mean of groups",
-  "macro_f1": "macro F1",
-  "macro_npv": "macro NPV",
-  "macro_ppv": "macro PPV",
-  "npv": "NPV",
+  "kappa": "Cohen's kappa",
+  "macro_kappa": "macro Cohen's kappa",
+  "macro_mcc": "macro Matthews correlation",
+  "mcc": "Matthews correlation",
   "ovr_balanced": "balanced, one-vs-rest",
-  "ppv": "PPV",
-  "weighted_f1": "weighted F1",
+  "weighted_ap": "weighted average precision",
 }
+_CAPITALS = re.compile(r"\b(auc|ppv|npv|f[\d.]+)$")
 MONITORS = ("knn/", "probe/")  # accuracies on the sets of `eval.monitors`
+UNBOUNDED = frozenset({"log_loss"})  # metrics that do not lie between -1 and 1
 CURVES = {"loss": "training", "val/loss": "validation"}
 
 
 def label(metric: str) -> str:
   """A metric's name as people write it."""
-  return LABELS.get(metric, metric.replace("_", " "))
+  spaced = metric.replace("_", " ")
+  return LABELS.get(metric) or _CAPITALS.sub(lambda found: found[0].upper(), spaced)
 
 
 def _axes(width: float = 4.6, height: float = 4.0) -> tuple[mpl_figure.Figure, mpl_axes.Axes]:
@@ -167,20 +168,21 @@ def _decided(table: contract.Predictions) -> mpl_figure.Figure:
   return figure
 
 
-def _one_vs_rest(table: contract.Predictions) -> list[tuple[str, rates.Ranking]]:
-  """A ranking for class 1 of two that exclude each other, or for each class."""
+def _one_vs_rest(
+  table: contract.Predictions,
+) -> list[tuple[str, rates.Ranking, tuple[rates.Rate, rates.Rate]]]:
+  """A ranking, its AUC and its AP for class 1 of two that exclude each other, or for each class."""
   alone = len(table.classes) == 2 and not table.multi_label
   chosen = [1] if alone else list(range(len(table.classes)))
-  members = table.members
-  return [(table.classes[c], rates.ranking(members[:, c], table.scores[:, c])) for c in chosen]
+  columns = ((table.classes[c], table.members[:, c], table.scores[:, c]) for c in chosen)
+  return [(name, rates.ranking(*each), rates.areas(rates.order(*each))) for name, *each in columns]
 
 
 def roc(table: contract.Predictions) -> mpl_figure.Figure:
   """ROC curves, of class 1 where there are two."""
   figure, axes = _axes()
   axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-  for i, (name, ranking) in enumerate(_one_vs_rest(table)):
-    area = rates.roc_auc(ranking)
+  for i, (name, ranking, (area, _)) in enumerate(_one_vs_rest(table)):
     if area.defined:
       text = f"AUC {area.value:.3f}  {_literal(name)}"
       axes.plot(*rates.roc_curve(ranking), label=text, linewidth=1.8, **_style(i))
@@ -192,8 +194,7 @@ def roc(table: contract.Predictions) -> mpl_figure.Figure:
 def precision_recall(table: contract.Predictions) -> mpl_figure.Figure:
   """Precision-recall steps, of class 1 where there are two, whose prevalence is dotted."""
   figure, axes = _axes()
-  for i, (name, ranking) in enumerate(_one_vs_rest(table)):
-    ap = rates.average_precision(ranking)
+  for i, (name, ranking, (_, ap)) in enumerate(_one_vs_rest(table)):
     if ap.defined:
       text, style = f"AP {ap.value:.3f}  {_literal(name)}", _style(i)
       recall, precision = rates.pr_curve(ranking)
@@ -247,7 +248,11 @@ def embedding(
 
 
 def differences(found: Mapping[str, metrics.Difference]) -> mpl_figure.Figure:
-  """A paired difference and its interval for each metric, to the right of 0 where it is better."""
+  """A paired difference and its interval for each metric, to the right of 0 where it is better.
+
+  Those of `UNBOUNDED` metrics are left out: beside them all others would be points.
+  """
+  found = {name: d for name, d in found.items() if name not in UNBOUNDED}
   figure, axes = _axes(5.4, 0.7 + 0.27 * len(found))
   axes.axvline(0, color=INK, linewidth=1)
   for row, (name, d) in enumerate(found.items()):

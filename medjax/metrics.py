@@ -1,21 +1,22 @@
 """Metrics of a whole table of predictions, with bootstrap intervals and paired differences.
 
-Everything is computed under a weight for each image, [R, n]: one row of ones gives the value, the
-counts of bootstrap resamples give those of the resamples, so that a block of them is one call.
+Everything is computed under a number of times that each group counts, [R, G]: ones give the value,
+the counts of bootstrap resamples give those of the resamples, so that a block of them is one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax import contract, decisions, rates
+from medjax import choices, contract, decisions, rates
 
 BINS = rates.BINS
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "misclassification"})
+FEW_GROUPS, FEW_IMAGES = 50, 10  # fewer are too few for an interval to be trusted
 _BLOCK = 1 << 20  # resamples x images that are looked at together: a few arrays of 8 MB
 
 
@@ -44,7 +45,7 @@ class Difference(NamedTuple):
   p: float
 
 
-def _check(predictions: contract.Predictions) -> None:
+def check(predictions: contract.Predictions) -> None:
   """Raises ValueError where a table cannot be scored."""
   n, k = len(predictions.ids), len(predictions.classes)
   if n == 0 or k < 2:
@@ -79,96 +80,26 @@ def absent_classes(predictions: contract.Predictions) -> tuple[str, ...]:
   return tuple(predictions.classes[c] for c in absent)
 
 
-class _Weighted:
-  """A table whose images count `weights` [R, n] times; what several metrics share is kept."""
-
-  def __init__(self, predictions: contract.Predictions, weights: np.ndarray):
-    self.labels = predictions.labels
-    self.scores = np.asarray(predictions.scores, float)
-    self.predicted = predictions.predicted
-    self.groups = predictions.groups
-    self.weights = weights
-    self.total = weights.sum(-1)
-
-  @functools.cached_property
-  def matrix(self) -> np.ndarray:
-    """Confusion matrices [R, K, K]: the weights summed over the images of each cell."""
-    k = self.scores.shape[1]
-    cell = self.labels * k + self.predicted
-    order = np.argsort(cell, kind="stable")
-    present, starts = np.unique(cell[order], return_index=True)
-    matrix = np.zeros((len(self.weights), k * k))
-    matrix[:, present] = np.add.reduceat(self.weights[:, order], starts, axis=-1)
-    return matrix.reshape(-1, k, k)
-
-  @functools.cached_property
-  def ranked(self) -> tuple[rates.Rate, rates.Rate]:
-    """AUC and AP, [R]: of class 1 where there are two, else the mean over one-vs-rest classes."""
-    k = self.scores.shape[1]
-    classes = range(k) if k > 2 else [1]
-    rankings = (rates.ranking(self.labels == c, self.scores[:, c], self.weights) for c in classes)
-    pairs = [(rates.roc_auc(r), rates.average_precision(r)) for r in rankings]
-    auc, ap = (rates.stack(each) for each in zip(*pairs, strict=True))
-    return rates.average(auc, auc.defined), rates.average(ap, ap.defined)
-
-  def brier(self) -> rates.Rate:
-    """Mean squared distance of the scores from the truth; two classes: (p - y)^2 of one of them."""
-    n, k = self.scores.shape
-    distance = self.scores.copy()
-    distance[np.arange(n), self.labels] -= 1
-    per_image = (distance**2).sum(1) / (2 if k == 2 else 1)
-    return rates.ratio(self.weights @ per_image, self.total)
-
-  def log_loss(self) -> rates.Rate:
-    """Mean of -log p of the true class, with p at least 1e-7, as Keras has it."""
-    p = np.maximum(self.scores[np.arange(len(self.labels)), self.labels], 1e-7)
-    return rates.ratio(self.weights @ -np.log(p), self.total)
-
-  def reliability(self, bins: int) -> rates.Reliability:
-    """The highest score against how often it is right."""
-    right = self.predicted == self.labels
-    return rates.reliability(self.scores.max(1)[:, None], right[:, None], self.weights, bins)
-
-  def recognition(self) -> rates.Rate:
-    """Mean over groups of the share of their images that is right (Spanhol et al. 2016)."""
-    _, group, size = np.unique(self.groups, return_inverse=True, return_counts=True)
-    share = 1 / size[group]
-    right = share * (self.predicted == self.labels)
-    return rates.ratio(self.weights @ right, self.weights @ share)
-
-
-_View = _Weighted | decisions.Weighted
 Metric = Callable[[Any], rates.Rate]  # of a `_View`
+_Table = choices.Table | decisions.Table
+_View = choices.Weighted | decisions.Weighted
 
-METRICS: dict[str, Metric] = {
-  "accuracy": lambda t: rates.accuracy(t.matrix),
-  "balanced_accuracy": lambda t: rates.balanced_accuracy(t.matrix),
-  "ovr_balanced": lambda t: rates.ovr_balanced(t.matrix),
-  "macro_f1": lambda t: rates.macro(rates.f_beta(t.matrix), t.matrix),
-  "weighted_f1": lambda t: rates.average(rates.f_beta(t.matrix), rates.support(t.matrix)),
-  "macro_specificity": lambda t: rates.macro(rates.specificity(t.matrix), t.matrix),
-  "macro_ppv": lambda t: rates.macro(rates.ppv(t.matrix), t.matrix),
-  "macro_npv": lambda t: rates.macro(rates.npv(t.matrix), t.matrix),
-  "auc": lambda t: t.ranked[0],
-  "ap": lambda t: t.ranked[1],
-  "group_recognition": _Weighted.recognition,
-  "ece": lambda t: rates.calibration_error(t.reliability(BINS)),
-  "log_loss": _Weighted.log_loss,
-  "brier": _Weighted.brier,
-}
-BINARY: dict[str, Metric] = {  # of class 1
-  "sensitivity": lambda t: rates.of_class(rates.sensitivity(t.matrix), 1),
-  "specificity": lambda t: rates.of_class(rates.specificity(t.matrix), 1),
-  "ppv": lambda t: rates.of_class(rates.ppv(t.matrix), 1),
-  "npv": lambda t: rates.of_class(rates.npv(t.matrix), 1),
-  "f1": lambda t: rates.of_class(rates.f_beta(t.matrix), 1),
+# Of every class against the others, [R, K].
+BY_CLASS: dict[str, Metric] = {
+  **{
+    name: functools.partial(lambda rating, view: view.of_classes(rating), rating)
+    for name, rating in rates.PER_CLASS.items()
+  },
+  "accuracy": lambda view: view.of_classes(rates.ovr_accuracy),
+  "auc": lambda view: view.areas[0],
+  "ap": lambda view: view.areas[1],
 }
 
 
 def _known(classes: int, multi_label: bool) -> dict[str, Metric]:
   if multi_label:
     return decisions.METRICS
-  return METRICS | BINARY if classes == 2 else METRICS
+  return choices.METRICS | (choices.BINARY if classes == 2 else choices.SEVERAL)
 
 
 def names(classes: int, multi_label: bool = False) -> tuple[str, ...]:
@@ -196,39 +127,80 @@ def _chosen(predictions: contract.Predictions, wanted: Sequence[str]) -> dict[st
   return {name: known[name] for name in wanted}
 
 
-def _weighted(predictions: contract.Predictions, weights: np.ndarray) -> _View:
-  view = decisions.Weighted if predictions.multi_label else _Weighted
-  return view(predictions, weights)
+def _table(predictions: contract.Predictions, unit: np.ndarray) -> _Table:
+  check(predictions)
+  kind = decisions.Table if predictions.multi_label else choices.Table
+  return kind(predictions, unit)
+
+
+def _view(table: _Table, times: np.ndarray) -> _View:
+  if isinstance(table, decisions.Table):
+    return decisions.Weighted(table, times)
+  return choices.Weighted(table, times)
 
 
 def _once(predictions: contract.Predictions) -> _View:
   """The table as it is, every image counting once."""
-  _check(predictions)
-  return _weighted(predictions, np.ones((1, len(predictions.ids))))
+  return _view(_table(predictions, np.zeros(len(predictions.ids), int)), np.ones((1, 1)))
 
 
-def summary(predictions: contract.Predictions) -> dict[str, float]:
+def _counting(predictions: contract.Predictions, weights: np.ndarray) -> _View:
+  """The table whose images count `weights` [n] times."""
+  times = np.asarray(weights, float)
+  if times.shape != predictions.ids.shape or not np.isfinite(times).all() or (times < 0).any():
+    raise ValueError(
+      f"weights {times.shape} for {len(predictions.ids)} images: give each a finite one, 0 or more"
+    )
+  return _view(_table(predictions, np.arange(len(times))), times[None])
+
+
+def summary(
+  predictions: contract.Predictions, weights: np.ndarray | None = None
+) -> dict[str, float]:
   """Every metric of `names(K)` by its name, 0 where it does not exist.
 
-  `sensitivity`, `specificity`, `ppv`, `npv` and `f1` are those of class 1, where there are two. So
-  are `auc` and `ap`; of more classes these are means over one-vs-rest problems that have both.
-  `ece` is of the highest score in 15 equal bins (Guo et al. 2017). Where an image may have several
-  classes, `macro_...`, `auc` and `ap` are means over the classes of which there is an image, and
-  the others go by all decisions about a class.
+  `sensitivity`, `specificity`, `ppv`, `npv` and `f...` are those of class 1, where there are two.
+  So are `auc` and `ap`; of more classes these are means over one-vs-rest problems that have both.
+  `macro_...` are means over the classes of which there is an image, `weighted_...` by their images;
+  `quadratic_kappa` takes the order of the classes for a scale; `ece` is of the highest score in 15
+  equal bins (Guo et al. 2017). Where an image may have several classes, the means are over them,
+  and the others go by all decisions about a class.
+
+  Args:
+    predictions: the table. weights: [n] times that each image counts; by default once.
 
   Raises:
-    ValueError: no rows, a label outside the classes, or a score that is not finite.
+    ValueError: no rows, a label outside the classes, or a score or weight that is not finite.
   """
-  table = _once(predictions)
-  return {name: float(metric(table).value[0]) for name, metric in _of(predictions).items()}
+  view = _once(predictions) if weights is None else _counting(predictions, weights)
+  return {name: float(metric(view).value[0]) for name, metric in _of(predictions).items()}
 
 
-def reliability(predictions: contract.Predictions, bins: int = BINS) -> rates.Reliability:
-  """Calibration in `bins` equal bins, each array [bins].
+def reliability(predictions: contract.Predictions) -> rates.Reliability:
+  """Calibration in `BINS` equal bins, each array [BINS].
 
   Of the highest score; where an image may have several classes, of every class's score.
   """
-  return rates.Reliability(*(a[0] for a in _once(predictions).reliability(bins)))
+  view = _once(predictions)
+  return rates.Reliability(*(a[0] for a in view.reliability(view.table.calibration)))
+
+
+def cautions(predictions: contract.Predictions) -> list[str]:
+  """What to say beside the intervals of a table of too few groups or images, a sentence each."""
+  said, groups = [], len(np.unique(predictions.groups))
+  if groups < FEW_GROUPS:
+    said.append(
+      f"Only {groups} groups: 95% intervals from fewer than {FEW_GROUPS} are too narrow as a rule."
+    )
+  counts = predictions.members.sum(axis=0)
+  rare = np.flatnonzero(counts < FEW_IMAGES)
+  if rare.size:
+    told = ", ".join(f"{predictions.classes[c]} ({counts[c]})" for c in rare)
+    said.append(
+      f"Fewer than {FEW_IMAGES} images of {told}: bootstrap intervals that rest on them are too"
+      " narrow."
+    )
+  return said
 
 
 def draws(groups: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
@@ -243,19 +215,31 @@ def draws(groups: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndar
     yield np.bincount(picks.ravel(), minlength=r * groups).reshape(r, groups)
 
 
-def _resampled(
-  tables: Sequence[contract.Predictions], metrics: dict[str, Metric], resamples: int, seed: int
-) -> list[dict[str, rates.Rate]]:
-  """Each table's metrics, [resamples], all under the same draws of the groups they share."""
-  known, group = np.unique(tables[0].groups, return_inverse=True)
-  blocks: list[dict[str, list[rates.Rate]]] = [{name: [] for name in metrics} for _ in tables]
-  for drawn in draws(len(known), resamples, seed, rows=max(1, _BLOCK // len(group))):
-    weights = drawn[:, group].astype(float)  # [r, n]
-    for table, kept in zip(tables, blocks, strict=True):
-      view = _weighted(table, weights)
-      for name, metric in metrics.items():
-        kept[name].append(metric(view))
-  return [{name: rates.concatenate(each) for name, each in kept.items()} for kept in blocks]
+class _Bootstrap:
+  """Tables of the same images under the same resamples of the groups that they share."""
+
+  def __init__(self, predictions: Sequence[contract.Predictions]):
+    self._known, self._unit = np.unique(predictions[0].groups, return_inverse=True)
+    self._tables = [_table(each, self._unit) for each in predictions]
+
+  def points(self, metrics: Mapping[str, Metric]) -> list[dict[str, rates.Rate]]:
+    """Each table's metrics, [1, ...], every group counting once."""
+    once = [_view(table, np.ones((1, len(self._known)))) for table in self._tables]
+    return [{name: metric(view) for name, metric in metrics.items()} for view in once]
+
+  def resampled(
+    self, metrics: Mapping[str, Metric], resamples: int, seed: int
+  ) -> list[dict[str, rates.Rate]]:
+    """Each table's metrics, [resamples, ...]."""
+    kept: list[dict[str, list[rates.Rate]]] = [{name: [] for name in metrics} for _ in self._tables]
+    rows = max(1, _BLOCK // len(self._unit))
+    for drawn in draws(len(self._known), resamples, seed, rows):
+      times = drawn.astype(float)
+      for table, blocks in zip(self._tables, kept, strict=True):
+        view = _view(table, times)
+        for name, metric in metrics.items():
+          blocks[name].append(metric(view))
+    return [{name: rates.concatenate(each) for name, each in blocks.items()} for blocks in kept]
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
@@ -296,24 +280,78 @@ def means(
   Raises:
     ValueError: the tables differ in images, labels, groups or classes.
   """
-  tables = _all_aligned(tables)
-  chosen, once = _chosen(tables[0], wanted), [_once(table) for table in tables]
-  resampled = _resampled(tables, chosen, resamples, seed)
+  chosen, bootstrap = _chosen(tables[0], wanted), _Bootstrap(aligned(tables))
+  points, drawn = bootstrap.points(chosen), bootstrap.resampled(chosen, resamples, seed)
   return {
-    name: _interval(_mean(metric, once), rates.mean([each[name] for each in resampled]))
-    for name, metric in chosen.items()
+    name: _interval(*(rates.mean([each[name] for each in found]) for found in (points, drawn)))
+    for name in chosen
   }
 
 
-def _mean(metric: Metric, tables: Sequence[_View]) -> rates.Rate:
-  return rates.mean([metric(table) for table in tables])
+def by_class(
+  predictions: contract.Predictions, resamples: int, seed: int
+) -> dict[str, tuple[Interval, ...]]:
+  """`intervals` of every class against the others.
+
+  Returns:
+    K intervals each of `BY_CLASS`; `accuracy` is that of telling the class from the rest, never the
+    table's.
+  """
+  return of_classes(predictions, BY_CLASS, resamples, seed)
 
 
-def _all_aligned(tables: Sequence[contract.Predictions]) -> list[contract.Predictions]:
-  return [tables[0], *(_aligned(tables[0], table) for table in tables[1:])]
+def of_classes(
+  predictions: contract.Predictions, chosen: Mapping[str, Metric], resamples: int, seed: int
+) -> dict[str, tuple[Interval, ...]]:
+  """The same of metrics [R, K] of one's own, such as `BY_CLASS` has."""
+  bootstrap = _Bootstrap([predictions])
+  (points,), (drawn,) = bootstrap.points(chosen), bootstrap.resampled(chosen, resamples, seed)
+  return {
+    name: tuple(
+      _interval(rates.of_class(points[name], c), rates.of_class(drawn[name], c))
+      for c in range(len(predictions.classes))
+    )
+    for name in chosen
+  }
 
 
-def _aligned(a: contract.Predictions, b: contract.Predictions) -> contract.Predictions:
+def wilson(predictions: contract.Predictions) -> dict[str, tuple[Interval, ...]]:
+  """Wilson's intervals of every class's rates, which take images as independent.
+
+  They are for tables of one image a group, and stay honest where every image is right, of which a
+  bootstrap makes an interval without width. With several images a group they are too narrow.
+
+  Returns:
+    K intervals each of `sensitivity`, `specificity`, `ppv`, `npv` and `accuracy` (one against the
+    rest).
+  """
+  tp, fp, fn, tn = _once(predictions).counts
+  shares = {
+    "sensitivity": (tp, tp + fn),
+    "specificity": (tn, tn + fp),
+    "ppv": (tp, tp + fp),
+    "npv": (tn, tn + fn),
+    "accuracy": (tp + tn, tp + fp + fn + tn),
+  }
+  return {name: _wilson(hits[0], total[0]) for name, (hits, total) in shares.items()}
+
+
+def _wilson(hits: np.ndarray, total: np.ndarray) -> tuple[Interval, ...]:
+  share, bounds = rates.ratio(hits, total), rates.wilson(hits, total)
+  columns = (share.value, *bounds, share.defined)
+  return tuple(Interval(*map(float, row)) for row in zip(*columns, strict=True))
+
+
+def aligned(tables: Sequence[contract.Predictions]) -> list[contract.Predictions]:
+  """The tables in the order of the first's images.
+
+  Raises:
+    ValueError: they differ in images, labels, groups or classes.
+  """
+  return [tables[0], *(_in_order(tables[0], table) for table in tables[1:])]
+
+
+def _in_order(a: contract.Predictions, b: contract.Predictions) -> contract.Predictions:
   """`b` in the order of `a`; raises ValueError unless both hold the same images, alike."""
   if a.classes != b.classes or a.labels.ndim != b.labels.ndim:
     raise ValueError(f"the two tables have other classes: {a.classes} and {b.classes}")
@@ -372,12 +410,13 @@ def mean_differences(
   seed: int,
 ) -> dict[str, Difference]:
   """`paired`, of the mean over several tables minus the mean over several others; see `means`."""
-  tables, n = _all_aligned([*ours, *theirs]), len(ours)
-  chosen, once = _chosen(tables[0], wanted), [_once(table) for table in tables]
-  resampled = _resampled(tables, chosen, resamples, seed)
-  found = {}
-  for name, metric in chosen.items():
-    drawn = [each[name] for each in resampled]
-    points = _mean(metric, once[:n]), _mean(metric, once[n:])
-    found[name] = _difference(points, (rates.mean(drawn[:n]), rates.mean(drawn[n:])))
-  return found
+  every, n = [*ours, *theirs], len(ours)
+  chosen, bootstrap = _chosen(every[0], wanted), _Bootstrap(aligned(every))
+  points, drawn = bootstrap.points(chosen), bootstrap.resampled(chosen, resamples, seed)
+  return {name: _difference(_sides(points, name, n), _sides(drawn, name, n)) for name in chosen}
+
+
+def _sides(found: Sequence[Mapping[str, rates.Rate]], name: str, n: int) -> list[rates.Rate]:
+  """The mean of a metric over the first n tables, and over the others."""
+  each = [table[name] for table in found]
+  return [rates.mean(each[:n]), rates.mean(each[n:])]

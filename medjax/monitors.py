@@ -88,8 +88,9 @@ def make(bench: wiring.Bench) -> Monitors:
   """
   splits: dict[str, catalogue.Splits] = {}
   feeds = {}
-  for cfg in bench.stage.eval.monitors:
-    name, made = _named(cfg, splits), data.make(cfg)
+  sets = bench.stage.eval.monitors
+  for name, cfg in zip(settings.named(sets), sets, strict=True):
+    made = data.make(cfg)
     _check(name, made, bench)
     splits[name] = made
     for part in (_LEARNT, _SCORED):
@@ -98,13 +99,6 @@ def make(bench: wiring.Bench) -> Monitors:
       feeds[name, part] = feed_lib.sequential(images, size, bench.mesh, threads)
       bench.feeds.callback(feeds[name, part].close)
   return Monitors(splits, feeds, evaluate.embedder(bench.objective, bench.mesh))
-
-
-def _named(cfg: settings.Data, taken: Mapping[str, catalogue.Splits]) -> str:
-  """The set's name, with a number where an earlier monitor has the name."""
-  name = getattr(cfg, "set", "") or cfg.name
-  number = sum(other.partition("-")[0] == name for other in taken) + 1
-  return name if number == 1 else f"{name}-{number}"
 
 
 def _check(name: str, splits: catalogue.Splits, bench: wiring.Bench) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import fnmatch
 import math
 from typing import Any
 
@@ -50,12 +49,12 @@ class Optimizer:
     """
     paths = trees.flatten(params)
     for pattern in self.freeze:
-      if not any(_fits(path, pattern) for path in paths):
+      if not any(trees.lies_in(path, pattern) for path in paths):
         raise ValueError(
           f"optimizer.freeze: {pattern!r} fits no parameter; paths begin with "
           + ", ".join(sorted({"/".join(path.split("/")[:2]) for path in paths}))
         )
-    learns = {path: not any(_fits(path, p) for p in self.freeze) for path in paths}
+    learns = {path: not any(trees.lies_in(path, p) for p in self.freeze) for path in paths}
     if not any(learns.values()):
       raise ValueError(f"optimizer.freeze={self.freeze} leaves no parameter to learn")
     return trees.split(params, learns.__getitem__)
@@ -85,11 +84,6 @@ class Optimizer:
     count = jnp.asarray(update, float)
     decay = jnp.minimum(self.ema, (1 + count) / (10 + count))
     return jax.tree.map(lambda a, v: v + (a - v) * decay.astype(v.dtype), average, values)
-
-
-def _fits(path: str, pattern: str) -> bool:
-  """Whether a path is what the pattern names, or lies in it."""
-  return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
 
 
 def make(
@@ -166,7 +160,7 @@ def _by_stage(decay: float, stages: Sequence[str]) -> optax.GradientTransformati
 
   def factor(path: tuple, _: Any) -> float:
     name = "/".join(part.key for part in path)
-    places = [place for place, stage in enumerate(stages) if _fits(name, stage)]
+    places = [place for place, stage in enumerate(stages) if trees.lies_in(name, stage)]
     if not places:
       raise ValueError(
         f"optimizer.layer_decay={decay:g}: {name} lies in no stage of a network"

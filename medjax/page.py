@@ -28,6 +28,8 @@ h1, h2, figcaption, td, th, li, p { overflow-wrap: anywhere; }
 p { margin: .5rem 0; max-width: 46rem; }
 a { color: var(--accent); }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; }
+ul { margin: .3rem 0; padding-left: 1.2rem; max-width: 46rem; }
+.question { font-size: 1.05rem; font-style: italic; }
 .soft, figcaption { color: var(--soft); font-size: .88rem; }
 .banner { padding: .7rem 1rem; margin: 1rem 0; border-left: 5px solid #d9822b; background: #fff6e9;
   font-weight: 600; max-width: none; }
@@ -41,8 +43,11 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 td, th { padding: .32rem .9rem .32rem 0; text-align: left; white-space: nowrap;
   border-bottom: 1px solid var(--line); overflow-wrap: normal; }
+.prose td, .prose th { white-space: normal; vertical-align: top; min-width: 8rem; }
+.prose td { overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
 tbody th { font-weight: 500; }
+th:first-child { position: sticky; left: 0; background: #fff; }
 tr.marked td, tr.marked th { background: #eef5fa; font-weight: 600; }
 pre { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; margin: 0; }
 details { margin: 1rem 0; }
@@ -60,8 +65,15 @@ figure img { width: 100%; height: auto; display: block; }
   grid-template-columns: repeat(auto-fill, minmax(7.4rem, 1fr)); }
 .pictures img { image-rendering: pixelated; border-bottom: 4px solid var(--accent); }
 .pictures.wrong img { border-bottom-color: #d9822b; }
+.pictures.wide { grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
 .pictures figcaption { line-height: 1.35; padding-top: .25rem; font-size: .8rem; }
 .pictures .id { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; display: block; }
+@media (max-width: 30rem) {
+  table { font-size: .8rem; }
+  td, th { padding-right: .6rem; }
+  tbody th { white-space: normal; min-width: 6rem; }
+  .pictures.wide { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+}
 """
 
 Element = ElementTree.Element
@@ -84,6 +96,18 @@ def _encoded(picture: np.ndarray) -> bytes:
   buffer = io.BytesIO()
   Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, "PNG")
   return buffer.getvalue()
+
+
+def png(drawing: mpl_figure.Figure) -> bytes:
+  """A drawing as PNG, the same bytes whenever it is the same drawing.
+
+  It has 256 colours of its own, which lines and letters need less than a third of the bytes in.
+  """
+  full, small = io.BytesIO(), io.BytesIO()
+  drawing.savefig(full, format="png")
+  coloured = Image.open(full).convert("RGB")
+  coloured.quantize(256, Image.Quantize.MEDIANCUT).save(small, "PNG", optimize=True)
+  return small.getvalue()
 
 
 class Page:
@@ -125,6 +149,13 @@ class Page:
     for line in lines:
       add(box, "p", line)
 
+  def list(self, lines: Sequence[str]) -> None:
+    """Adds a list; none of no lines."""
+    if lines:
+      items = add(self.body, "ul")
+      for line in lines:
+        add(items, "li", line)
+
   def code(self, text: str, summary: str = "") -> None:
     """Adds text as it stands, folded away under `summary` where there is one."""
     parent = self.body
@@ -133,9 +164,15 @@ class Page:
       add(parent, "summary", summary)
     add(add(parent, "div", class_="scroll code"), "pre", text)
 
-  def table(self, head: Sequence[str], rows: Iterable[Sequence[str]], marked: str = "") -> None:
-    """Adds a table; the row whose first cell is `marked` stands out."""
-    table = add(add(self.body, "div", class_="scroll"), "table")
+  def table(
+    self,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    marked: str = "",
+    class_: str = "",
+  ) -> None:
+    """Adds a table; the row whose first cell is `marked` stands out. `prose` wraps its lines."""
+    table = add(add(self.body, "div", class_="scroll"), "table", class_=class_)
     top = add(add(table, "thead"), "tr")
     for cell in head:
       add(top, "th", cell)
@@ -147,17 +184,20 @@ class Page:
         add(row, "td", cell)
 
   def figures(
-    self, drawn: Sequence[tuple[str, str, mpl_figure.Figure]], class_: str = "figures"
+    self, drawn: Sequence[tuple[str, str, bytes]], class_: str = "figures", alt: str = ""
   ) -> None:
-    """Adds figures side by side: each a file name without ending, a caption and the drawing."""
+    """Adds figures side by side: each a file name without ending, a caption and a PNG.
+
+    `alt` says what they show to those who cannot see them; by default that is the caption.
+    """
+    if not drawn:
+      return
     self._figures.mkdir(exist_ok=True)
     grid = add(self.body, "div", class_=class_)
-    for name, caption, drawing in drawn:
-      buffer = io.BytesIO()
-      drawing.savefig(buffer, format="png", metadata={"Software": None})
-      (self._figures / f"{name}.png").write_bytes(buffer.getvalue())
+    for name, caption, content in drawn:
+      (self._figures / f"{name}.png").write_bytes(content)
       figure = add(grid, "figure")
-      add(figure, "img", src=_source(buffer.getvalue()), alt=caption)
+      add(figure, "img", src=_source(content), alt=alt or caption)
       add(figure, "figcaption", caption)
 
   def pictures(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medjax import metrics
+from medjax import mcnemar, metrics
 
 
 def interval(found: metrics.Interval) -> str:
@@ -20,7 +20,7 @@ def difference(found: metrics.Difference) -> str:
   return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def p(found: metrics.Difference) -> str:
+def p(found: metrics.Difference | mcnemar.Discordant) -> str:
   """The p-value, with three digits."""
   return "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
 
@@ -34,3 +34,15 @@ def verdict(name: str, found: metrics.Difference) -> str:
   if found.low <= 0 <= found.high:
     return "no difference shown"
   return "better" if (found.value > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
+
+
+def plus_minus(value: float, width: float | None) -> str:
+  """`0.854 ± 0.028`; the value alone where no width is known."""
+  return f"{value:.3f}" if width is None else f"{value:.3f} \N{PLUS-MINUS SIGN} {width:.3f}"
+
+
+def outcome(said: str, ours: str, theirs: str) -> str:
+  """`finetune is better than scratch`, by the names of the two and a `verdict`."""
+  if said == "no difference shown":
+    return f"No difference shown between {ours} and {theirs}"
+  return f"{ours} is {said} than {theirs}"

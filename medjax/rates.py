@@ -6,12 +6,15 @@ applies these to tables of predictions and their bootstrap resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
+import statistics
 from typing import NamedTuple
 
 import numpy as np
 
 BINS = 15  # of confidence
+Z95 = statistics.NormalDist().inv_cdf(0.975)  # half a 95 % interval, in standard errors
 
 
 class Rate(NamedTuple):
@@ -30,8 +33,24 @@ class Counts(NamedTuple):
   tn: np.ndarray
 
 
+class Order(NamedTuple):
+  """Positives and negatives from the highest score down, and how they lie among each other.
+
+  Attributes:
+    positives, negatives: [P], [N] rows of the images.
+    higher: [P] negatives that score higher than each positive. level: as high or higher.
+    reach: [P] positives that score as high or higher, itself among them.
+  """
+
+  positives: np.ndarray
+  negatives: np.ndarray
+  higher: np.ndarray
+  level: np.ndarray
+  reach: np.ndarray
+
+
 class Ranking(NamedTuple):
-  """What lies at or above each distinct score, [..., T], from the highest score down."""
+  """What lies at or above each distinct score, [T], from the highest score down."""
 
   thresholds: np.ndarray
   tp: np.ndarray
@@ -92,9 +111,14 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
 def counts(matrix: np.ndarray) -> Counts:
   """One-vs-rest TP, FP, FN, TN of each class."""
   matrix = np.asarray(matrix)
+  k = matrix.shape[-1]
+  own = np.eye(k, dtype=bool)
+  errors = np.where(own, 0, matrix)
+  # Only sums, no differences: what is not there is 0, also where images count a fraction.
+  apart = ~own[:, None] & ~own[None]  # [K, K, K], cells outside the row and the column of a class
+  tn = matrix.reshape(*matrix.shape[:-2], k * k) @ apart.reshape(k * k, k)
   tp = np.diagonal(matrix, axis1=-2, axis2=-1)
-  fp, fn = matrix.sum(-2) - tp, matrix.sum(-1) - tp
-  return Counts(tp, fp, fn, matrix.sum((-2, -1))[..., None] - tp - fp - fn)
+  return Counts(tp, errors.sum(-2), errors.sum(-1), tn)
 
 
 def support(matrix: np.ndarray) -> np.ndarray:
@@ -133,6 +157,20 @@ def f_beta(matrix: np.ndarray, beta: float = 1.0) -> Rate:
   return ratio(hit, hit + beta**2 * c.fn + c.fp)
 
 
+# Of each class, by the name of a column. Of these, the macro average of sensitivity is the balanced
+# accuracy, and its average by support the accuracy.
+PER_CLASS: dict[str, Callable[[np.ndarray], Rate]] = {
+  "sensitivity": sensitivity,
+  "specificity": specificity,
+  "ppv": ppv,
+  "npv": npv,
+  "f0.5": functools.partial(f_beta, beta=0.5),
+  "f1": f_beta,
+  "f2": functools.partial(f_beta, beta=2.0),
+  "f5": functools.partial(f_beta, beta=5.0),
+}
+
+
 def ovr_accuracy(matrix: np.ndarray) -> Rate:
   """(TP + TN) / all of each class. Never the accuracy of more than two classes."""
   c = counts(matrix)
@@ -143,6 +181,62 @@ def accuracy(matrix: np.ndarray) -> Rate:
   """Trace / total, [...]."""
   matrix = np.asarray(matrix)
   return ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
+
+
+def misclassification(matrix: np.ndarray) -> Rate:
+  """1 - accuracy, [...]."""
+  right = accuracy(matrix)
+  return Rate(np.where(right.defined, 1 - right.value, 0.0), right.defined)
+
+
+def kappa(matrix: np.ndarray, power: int = 0) -> Rate:
+  """Cohen's kappa [...], by how far apart the places of truth and prediction are.
+
+  Args:
+    matrix: of classes in their order. power: of the distance: 2 is the quadratic kappa of ordered
+      classes (Cohen 1968), 0 counts all errors alike (Cohen 1960).
+  """
+  matrix = np.asarray(matrix, float)
+  place = np.arange(matrix.shape[-1])
+  cost = (place[:, None] != place) * np.abs(place[:, None] - place) ** power
+  by_chance = support(matrix)[..., :, None] * matrix.sum(-2)[..., None, :]
+  observed = (cost * matrix).sum((-2, -1)) * matrix.sum((-2, -1))
+  disagreement = ratio(observed, (cost * by_chance).sum((-2, -1)))
+  value = np.where(disagreement.defined, 1 - disagreement.value, 0.0)
+  return Rate(value, disagreement.defined)
+
+
+def matthews(matrix: np.ndarray) -> Rate:
+  """Correlation of truth and prediction [...] (Matthews 1975; of K classes, Gorodkin 2004)."""
+  matrix = np.asarray(matrix, float)
+  true, guessed, total = support(matrix), matrix.sum(-2), matrix.sum((-2, -1))
+  together = np.trace(matrix, axis1=-2, axis2=-1) * total - (true * guessed).sum(-1)
+  spread = (total**2 - (true**2).sum(-1)) * (total**2 - (guessed**2).sum(-1))
+  return ratio(together, np.sqrt(spread))
+
+
+def at_prevalence(matrix: np.ndarray, shares: np.ndarray) -> np.ndarray:
+  """The table [..., K, K] as it would be where classes have other shares of all images.
+
+  Sensitivity and specificity of two classes stay as they are; PPV, NPV and accuracy follow.
+
+  Args:
+    matrix: counts. shares: [..., K] of the classes, which add up to 1.
+  """
+  return ratio(matrix, support(matrix)[..., None]).value * shares[..., None]
+
+
+def wilson(hits: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """95 % bounds [...] of a share, hits / total, of independent images (Wilson 1927).
+
+  Unlike those of a bootstrap they do not fall together where every image is a hit. Nothing is known
+  where the total is 0: the bounds are 0 and 1 there.
+  """
+  hits, total = np.broadcast_arrays(np.asarray(hits, float), np.asarray(total, float))
+  middle = hits + Z95**2 / 2
+  reach = Z95 * np.sqrt(ratio(hits * (total - hits), total).value + Z95**2 / 4)
+  low, high = ((middle + side) / (total + Z95**2) for side in (-reach, reach))
+  return np.maximum(low, 0.0), np.minimum(high, 1.0)
 
 
 def average(rate: Rate, weight: np.ndarray) -> Rate:
@@ -185,38 +279,67 @@ def decisions(members: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -
 # From scores [n] and what is positive, bool [n].
 
 
-def ranking(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> Ranking:
-  """Cumulative counts of positives and negatives over the distinct scores; ties share a place.
+def order(positive: np.ndarray, scores: np.ndarray) -> Order:
+  """Sorts once what `areas` then weighs many times.
 
   Args:
-    positive: [n] bool.
-    scores: [n], larger means more positive.
-    weights: [..., n] times that each image counts; by default once.
+    positive: [n] bool. scores: [n], larger means more positive.
+  """
+  positive, falling = np.asarray(positive, bool), -np.asarray(scores)
+  rows = [np.flatnonzero(side) for side in (positive, ~positive)]
+  positives, negatives = (each[np.argsort(falling[each], kind="stable")] for each in rows)
+  ranked, others = falling[positives], falling[negatives]
+  return Order(
+    positives,
+    negatives,
+    np.searchsorted(others, ranked, "left"),
+    np.searchsorted(others, ranked, "right"),
+    np.searchsorted(ranked, ranked, "right"),
+  )
+
+
+def areas(
+  ranked: Order, positives: np.ndarray | None = None, negatives: np.ndarray | None = None
+) -> tuple[Rate, Rate]:
+  """Areas under the ROC curve and under the curve of precision and recall, [...] each.
+
+  The first says how often a positive outranks a negative, ties counting half. The second is the
+  average precision, the sum of (R_i - R_(i-1)) P_i, a step curve without interpolation.
+
+  Args:
+    ranked: from `order`. positives, negatives: [..., P] and [..., N] times that the images
+      `ranked.positives` and `ranked.negatives` count; by default once.
+  """
+  positives = np.ones(len(ranked.positives)) if positives is None else positives
+  negatives = np.ones(len(ranked.negatives)) if negatives is None else negatives
+  above, among = _cumulative(negatives), _cumulative(positives)
+  level = above[..., ranked.level]
+  beaten = above[..., -1:] - (above[..., ranked.higher] + level) / 2
+  roc = ratio((positives * beaten).sum(-1), among[..., -1] * above[..., -1])
+  reached = among[..., ranked.reach]
+  precision = ratio(reached, reached + level).value
+  return roc, ratio((positives * precision).sum(-1), among[..., -1])
+
+
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+  """[..., m + 1] sums of the first 0 to m of the last axis."""
+  sums = np.zeros((*weights.shape[:-1], weights.shape[-1] + 1))
+  np.cumsum(weights, axis=-1, out=sums[..., 1:])
+  return sums
+
+
+def ranking(positive: np.ndarray, scores: np.ndarray) -> Ranking:
+  """Counts of positives and negatives at or above each distinct score; ties share a place.
+
+  Args:
+    positive: [n] bool. scores: [n], larger means more positive.
   """
   positive, scores = np.asarray(positive, bool), np.asarray(scores)
-  weights = np.ones(scores.shape) if weights is None else np.asarray(weights, float)
-  order = np.argsort(scores)[::-1]
-  ranked = scores[order]
-  starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-  here = np.add.reduceat((weights * positive)[..., order], starts, axis=-1)  # [..., T]
-  every = np.add.reduceat(weights[..., order], starts, axis=-1)
-  return Ranking(ranked[starts], here.cumsum(-1), (every - here).cumsum(-1))
-
-
-def _rises(cumulative: np.ndarray) -> np.ndarray:
-  return np.diff(cumulative, axis=-1, prepend=0)
-
-
-def roc_auc(r: Ranking) -> Rate:
-  """Area under the ROC curve: how often a positive outranks a negative, ties counting half."""
-  area = (_rises(r.fp) * (r.tp - _rises(r.tp) / 2)).sum(-1)
-  return ratio(area, r.tp[..., -1] * r.fp[..., -1])
-
-
-def average_precision(r: Ranking) -> Rate:
-  """Sum of (R_i - R_(i-1)) P_i over the thresholds, a step curve without interpolation."""
-  precision = ratio(r.tp, r.tp + r.fp).value
-  return ratio((_rises(r.tp) * precision).sum(-1), r.tp[..., -1])
+  falling = np.argsort(scores)[::-1]
+  ranked = scores[falling]
+  last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))
+  tp = positive[falling].cumsum()[last].astype(float)
+  return Ranking(ranked[last], tp, last + 1 - tp)
 
 
 def roc_curve(r: Ranking) -> tuple[np.ndarray, np.ndarray]:
@@ -230,25 +353,7 @@ def pr_curve(r: Ranking) -> tuple[np.ndarray, np.ndarray]:
   return ratio(r.tp, r.tp[-1:]).value, ratio(r.tp, r.tp + r.fp).value
 
 
-# From confidences [n, D] and what of them is right, bool [n, D]: D decisions about each image.
-
-
-def reliability(
-  confidence: np.ndarray, right: np.ndarray, weights: np.ndarray, bins: int
-) -> Reliability:
-  """Confidence against how often it is right, in equal bins (low, high] of [0, 1].
-
-  Args:
-    confidence, right: [n, D]. weights: [..., n] times that each image counts.
-  """
-  own = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-  spread = np.eye(bins)[own]  # [n, D, bins]
-  count = weights @ spread.sum(1)
-  mean, share = (
-    ratio(weights @ (spread * values[..., None]).sum(1), count).value
-    for values in (confidence, right)
-  )
-  return Reliability(count, mean, share)
+# From calibration.
 
 
 def calibration_error(r: Reliability) -> Rate:

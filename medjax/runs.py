@@ -17,10 +17,13 @@ from typing import Any
 import jax
 
 from medjax import (
+  breakdown,
   chapters,
   classical,
   contract,
   data,
+  points,
+  provenance,
   report,
   settings,
   stages,
@@ -29,12 +32,16 @@ from medjax import (
   wiring,
 )
 from medjax import config as config_lib
-from medjax import evaluate as evaluate_lib
 from medjax import mesh as mesh_lib
 from medjax.data import catalogue
 from medjax.models.pretrained import manifests
 
 _COMPILED = "~/.cache/medjax/xla"
+# What of these settings a checkpoint depends on; by the others it is only looked at.
+_LEARNT_BY = {
+  "data": ("image_size", "channels"),
+  "eval": ("every", "select", "recalibrate", "monitors"),
+}
 
 
 def start(
@@ -98,7 +105,8 @@ def train(config: settings.Config, workdir: pathlib.Path) -> None:
 def evaluate(config: settings.Config, workdir: pathlib.Path) -> None:
   """Scores the best checkpoint of every stage again; rewrites predictions and report.
 
-  The config may differ from the workdir's in where the data lie and how they are fed.
+  The config may differ from the workdir's in where the data lie, how they are fed, and what of
+  `eval` no checkpoint depends on: further test sets, temperature, thresholds, intervals.
   """
   stored = config_lib.parse(_stored(workdir))
   _refuse_other(_learnt(stored), _learnt(config), workdir)
@@ -127,7 +135,7 @@ def _run(
     chapter = None if again else chapters.saved(folders[stage.name])
     with pace(stage.name, chapter is not None):
       found.append(chapter or _staged(config, stage, folders, mesh, fit))
-  written = _report(config, found)
+  written = _report(config, found, workdir)
   if written.study is not None:
     study.write(workdir, written.study)
   page = report.write(workdir / "report.html", written)
@@ -146,6 +154,10 @@ def _staged(
   folder.mkdir(parents=True, exist_ok=True)
   apart = [other.data for other in config.stages if other.name in stage.audit_against]
   splits = data.make(stage.data, folder / "quarantine.tsv", apart)
+  if _classifies(stage):
+    splits = data.beside(splits, stage.data, stage.eval.tests)
+    points.check(stage, splits)
+  breakdown.check(stage, splits)
   trained.remember(folder, splits.info)
   if isinstance(stage.objective, settings.Classical):
     tables = _floor(stage.objective, stage, splits, folder, seed)
@@ -169,10 +181,13 @@ def _floor(
   """Learns and scores a stage without a network, and writes its predictions."""
   print(*(f"{stage.name}  {line}" for line in splits.table.splitlines()), sep="\n", flush=True)
   cache = pathlib.Path(stage.data.cache).expanduser()
-  tables = classical.predict(cfg, splits.parts, splits.info, cache, seed)
-  for part, table in tables.items():
-    evaluate_lib.write(folder / f"predictions_{part}.csv", table)
-  return tables
+  raw = classical.predict(cfg, splits.parts, splits.info, cache, seed)
+  return points.settled(stage.eval, raw, folder)
+
+
+def _classifies(stage: settings.Stage) -> bool:
+  """Whether anything is scored by the classes of a stage."""
+  return wiring.classifies(stage) or isinstance(stage.objective, settings.Classical)
 
 
 class _Pace:
@@ -202,7 +217,9 @@ class _Pace:
     return f", about {datetime.timedelta(seconds=left)} left"
 
 
-def _report(config: settings.Config, chapters: list[report.StageReport]) -> report.Report:
+def _report(
+  config: settings.Config, chapters: list[report.StageReport], workdir: pathlib.Path
+) -> report.Report:
   cfg = config.stages[-1].eval
   by_name = {chapter.name: chapter for chapter in chapters}
   comparison = None
@@ -212,14 +229,17 @@ def _report(config: settings.Config, chapters: list[report.StageReport]) -> repo
     comparison = report.compare(ours, baseline, names, cfg.bootstrap, config.seed)
   return report.Report(
     title=config.title,
+    question=config.question,
+    use=config.intended_use,
     stages=chapters,
     primary=cfg.select,
     resamples=cfg.bootstrap,
     comparison=comparison,
     study=_study(config, by_name, cfg),
-    settings=json.dumps(config_lib.to_dict(config), indent=2),
+    settings=config_lib.to_dict(config),
     command="python -m medjax.main " + shlex.join(sys.argv[1:]),
     environment=report.environment(),
+    hashes={trained.CONFIG: provenance.of_file(workdir / trained.CONFIG)},
   )
 
 
@@ -248,7 +268,8 @@ def _claim(workdir: pathlib.Path, config: settings.Config) -> None:
   """Makes the workdir this config's, or makes sure that it is once anything was learnt in it."""
   learnt = (f"*/{stages.CHECKPOINTS}/*/*", f"*/{chapters.FILE}")
   if (workdir / trained.CONFIG).is_file() and any(any(workdir.glob(each)) for each in learnt):
-    _refuse_other(_stored(workdir), config_lib.to_dict(config), workdir)
+    stored = config_lib.parse(_stored(workdir))  # with defaults for settings that are newer
+    _refuse_other(config_lib.to_dict(stored), config_lib.to_dict(config), workdir)
     return
   workdir.mkdir(parents=True, exist_ok=True)
   partial = workdir / f"{trained.CONFIG}.partial"
@@ -258,12 +279,10 @@ def _claim(workdir: pathlib.Path, config: settings.Config) -> None:
 
 def _learnt(config: settings.Config) -> dict[str, Any]:
   """The part of a config that a checkpoint depends on."""
-  tree = config_lib.to_dict(config)
+  tree = config_lib.to_dict(config) | {"title": "", "question": "", "intended_use": ""}
   for stage in tree["stages"]:
-    stage["data"] = {
-      "image_size": stage["data"]["image_size"],
-      "channels": stage["data"]["channels"],
-    }
+    for group, keys in _LEARNT_BY.items():
+      stage[group] = {key: stage[group][key] for key in keys}
   return tree
 
 

@@ -21,12 +21,13 @@ from medjax import (
   monitors,
   optim,
   pixels,
+  points,
+  probing,
   sampling,
   settings,
   trees,
   wiring,
 )
-from medjax import evaluate as evaluate_lib
 from medjax import judge as judge_lib
 from medjax import mesh as mesh_lib
 from medjax import train as train_lib
@@ -114,7 +115,8 @@ def _judge(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> judge_lib.W
 
 
 def _checkpoints(bench: wiring.Bench) -> contextlib.closing[checkpoint.Checkpoints]:
-  return contextlib.closing(checkpoint.Checkpoints(bench.folder / CHECKPOINTS))
+  snapshots = bench.stage.train.snapshots
+  return contextlib.closing(checkpoint.Checkpoints(bench.folder / CHECKPOINTS, snapshots))
 
 
 def _resumed(
@@ -329,19 +331,18 @@ class _Course:
 
 
 def score(bench: wiring.Bench) -> dict[str, contract.Predictions]:
-  """Scores the val and test parts by the best checkpoint and writes their predictions.
+  """Scores every part but train by the best checkpoint and writes what is found.
 
   Returns:
-    Part -> table; empty for a stage without a classifier.
+    Part -> table, see `points.settled`; empty for a stage without a classifier.
   """
   if not bench.scores:
     return {}
   state = _chosen(bench)
-  tables = {}
-  for part in bench.splits.parts:
-    if part != "train":
-      tables[part] = bench.scorer(part, state)
-      evaluate_lib.write(bench.folder / f"predictions_{part}.csv", tables[part])
+  parts = [part for part in bench.splits.parts if part != "train"]
+  raw = {part: bench.scorer(part, state, bench.views) for part in parts}
+  tables = points.settled(bench.stage.eval, raw, bench.folder)
+  probing.score(bench, state)
   return tables
 
 

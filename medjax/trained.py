@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax import augment, checkpoint, contract, objectives, ops, optim, settings, wiring
+from medjax import checkpoint, contract, objectives, ops, settings, wiring
 from medjax import config as config_lib
 from medjax.models import gan
 from medjax.models import net as net_lib
@@ -26,8 +26,9 @@ class Trained:
   """A network that is ready to look at images; made by `opened`.
 
   Attributes:
-    stage: its settings. folder: of the stage. place: the checkpoint. info: of the data it learnt
-      from: classes, the shape of images, whether they were drawn by a program.
+    stage: its settings, which say how new files are to be read. folder: of the stage.
+    place: the checkpoint. info: of the data it learnt from: classes, the shape of images, whether
+      they were drawn by a program.
     net: the network itself, or the pair of a GAN. objective: whose `forward` says what it sees.
     state: the weights as they are evaluated, without an optimizer's.
   """
@@ -50,20 +51,27 @@ def opened(model: pathlib.Path, stage: str = "", form: ops.Form | None = None) -
     form: of convolutions, see `medjax.ops`; None for what suits this machine.
 
   Raises:
-    FileNotFoundError: no run is there, or no checkpoint yet.
-    ValueError: the workdir has no such stage, or none with a network.
+    FileNotFoundError: no run is there, no such stage in it, or no checkpoint yet.
+    ValueError: no stage of the workdir has a network.
   """
-  folder, where = _places(model, stage)
+  folder, where = places(model, stage)
   cfg, _ = stage_of(folder)
   info = recalled(folder)
+  cfg = _as_read(cfg, info)
   execution = wiring.execution(cfg.train)
   if form:
     execution = dataclasses.replace(execution, form=form)
-  net = wiring.network(cfg, info, execution)
-  optimizer = optim.make(cfg.optimizer, 1, 0, net.stages)  # for a network that only looks
-  objective = objectives.make(cfg.objective, net, optimizer, augment.make(cfg.augment), info)
+  net, objective = objectives.of_stage(cfg, info, execution)
   state, place = weights(where)
   return Trained(cfg, folder, place, info, net, objective, state)
+
+
+def _as_read(cfg: settings.Stage, info: contract.DataInfo) -> settings.Stage:
+  """A stage whose settings say how new files are to be read, also where its own were prepared."""
+  if not info.reading:
+    return cfg
+  reading = settings.Reading(**{**info.reading, "depth": cfg.data.reading.depth})
+  return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, reading=reading))
 
 
 def weights(where: pathlib.Path) -> tuple[base.TrainState, str]:
@@ -118,8 +126,8 @@ def _config(workdir: pathlib.Path) -> settings.Config:
   return config_lib.parse(json.loads((workdir / CONFIG).read_text(encoding="utf-8")))
 
 
-def _places(model: pathlib.Path, stage: str) -> tuple[pathlib.Path, pathlib.Path]:
-  """The folder of the stage that is meant, and that of the weights."""
+def places(model: pathlib.Path, stage: str = "") -> tuple[pathlib.Path, pathlib.Path]:
+  """The folder of the stage that is meant, and that of the weights; see `opened`."""
   if (model / CONFIG).is_file():
     folder = model / (stage or _last(_config(model).stages, model))
     return folder, folder

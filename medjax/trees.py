@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import fnmatch
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
       node = node.setdefault(parent, {})
     node[leaf] = value
   return tree
+
+
+def lies_in(path: str, pattern: str) -> bool:
+  """Whether a path is what the pattern names, as in a shell, or lies in it."""
+  return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
 
 
 def split(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -17,9 +17,9 @@ from medjax import (
   augment,
   contract,
   metrics,
-  models,
   objectives,
   optim,
+  prevalence,
   sampling,
   scales,
   settings,
@@ -27,12 +27,13 @@ from medjax import (
 from medjax import evaluate as evaluate_lib
 from medjax import mesh as mesh_lib
 from medjax import train as train_lib
+from medjax import views as views_lib
 from medjax.data import catalogue
 from medjax.data import feed as feed_lib
 from medjax.data.feed import order as order_lib
 from medjax.models import gan
 from medjax.models import net as net_lib
-from medjax.objectives import adversarial, base
+from medjax.objectives import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Bench:
   @property
   def scores(self) -> bool:
     """Whether the stage learns a classifier, and there is a part to score its predictions on."""
-    classifies = isinstance(self.stage.objective, settings.Supervised | settings.GANSemi)
-    return classifies and len(self.splits.parts) > 1
+    return classifies(self.stage) and len(self.splits.parts) > 1
 
   @property
   def validates(self) -> bool:
@@ -142,18 +142,29 @@ class Bench:
     return scales.Course(cfg.sizes, self.steps(cfg.sizes_every), self.seed)
 
   @functools.cached_property
-  def scorer(self) -> Callable[[str, base.TrainState], contract.Predictions]:
-    """(part, state as it is evaluated) -> predictions; compiled once for all parts."""
+  def scorer(self) -> Callable[..., contract.Predictions]:
+    """(part, state as it is evaluated, views of each image) -> predictions.
+
+    It is compiled once for all parts and views; without views each image is scored as it is.
+    """
     size, classes = self.stage.eval.batch_size, self.splits.info.classes
     feeds = {part: self.ordered(part, size) for part in self.splits.parts if part != "train"}
     state = mesh_lib.like(self.mesh, jax.eval_shape(base.evaluated, self.shapes))
     ticket = next(iter(feeds.values())).like(1)
     score = evaluate_lib.scorer(self.objective, self.mesh).lower(state, ticket).compile()
 
-    def scored(part: str, state: base.TrainState) -> contract.Predictions:
-      return evaluate_lib.predict(score, state, feeds[part], self.splits.parts[part], classes)
+    def scored(
+      part: str, state: base.TrainState, views: Sequence[views_lib.View] = ()
+    ) -> contract.Predictions:
+      look = evaluate_lib.averaged(score, views) if views else score
+      return evaluate_lib.predict(look, state, feeds[part], self.splits.parts[part], classes)
 
     return scored
+
+  @functools.cached_property
+  def views(self) -> list[views_lib.View]:
+    """What each image is scored by once the stage is trained: itself and `eval.augment` more."""
+    return views(self.seed, self.stage, self.augmenter, self.mesh)
 
   @functools.cached_property
   def paint(self) -> sampling.Painter | None:
@@ -186,6 +197,25 @@ class Bench:
     return calibrated
 
 
+def views(
+  seed: int, stage: settings.Stage, augmenter: augment.Augmenter, mesh: Mesh
+) -> list[views_lib.View]:
+  """What each image is scored by once a stage is trained, see `Bench.views`.
+
+  Args:
+    seed: of the stage. stage: its settings. augmenter: its augmentation. mesh: to run on.
+  """
+  if not stage.eval.augment:
+    return []
+  key = base.named(jax.random.key(seed), "views")
+  return [views_lib.plain, *views_lib.drawn(augmenter, key, stage.eval.augment, mesh)]
+
+
+def classifies(stage: settings.Stage) -> bool:
+  """Whether a stage learns a network that gives scores."""
+  return isinstance(stage.objective, settings.Supervised | settings.GANSemi)
+
+
 def wire(
   seed: int, stage: settings.Stage, splits: catalogue.Splits, folder: pathlib.Path, mesh: Mesh
 ) -> Bench:
@@ -213,12 +243,7 @@ def network(
   stage: settings.Stage, info: contract.DataInfo, execution: net_lib.Execution
 ) -> net_lib.Net | gan.Pair:
   """The network of a stage, with the end that its objective needs, or the pair of a GAN."""
-  told = objectives.told(stage.objective, info)
-  if isinstance(stage.objective, settings.Adversarial):
-    return gan.make(stage.model, told, execution, adversarial.end(stage.objective))
-  projector, predictor = (getattr(stage.objective, n, None) for n in ("projector", "predictor"))
-  cosine = isinstance(getattr(stage.objective, "loss", None), settings.LDAM)
-  return models.make(stage.model, told, execution, projector, cosine, predictor)
+  return objectives.network(stage.objective, stage.model, info, execution)
 
 
 def _check_monitors(stage: settings.Stage, splits: catalogue.Splits) -> None:
@@ -230,11 +255,12 @@ def _check_monitors(stage: settings.Stage, splits: catalogue.Splits) -> None:
     "optimizer.plateau.monitor": plateau.monitor,
   }
   known = metrics.names(len(splits.info.classes), splits.info.multi_label)
+  if stage.eval.prevalence:
+    prevalence.check(stage.eval.prevalence, len(splits.info.classes), splits.info.multi_label)
   for key, name in watched.items():
     if splits.info.classes and name and name not in known:
       raise ValueError(f"no metric {key}={name!r}; there are {', '.join(known)}")
-  classifier = isinstance(stage.objective, settings.Supervised | settings.GANSemi)
-  validates = classifier and "val" in splits.parts
+  validates = classifies(stage) and "val" in splits.parts
   if (stop.patience or plateau.patience) and not validates:
     raise ValueError(
       f"stage {stage.name!r} is never validated, so train.stop and optimizer.plateau would wait "

@@ -147,6 +147,14 @@ def test_an_unknown_metric_is_told_before_training(tmp_path, capsys):
   assert not (tmp_path / "w" / "train" / stages.CHECKPOINTS).exists()
 
 
+def test_a_prevalence_that_is_none_is_told_before_training(tmp_path, capsys):
+  command = [f"--config={TINY}", f"--workdir={tmp_path}/w", "--config.eval.prevalence=0.9,0.2,0.1"]
+  assert "eval.prevalence=(0.9, 0.2, 0.1) of 3 classes: give each one a share" in told(
+    capsys, *command
+  )
+  assert not (tmp_path / "w" / "train" / stages.CHECKPOINTS).exists()
+
+
 def test_what_is_watched_must_exist(tmp_path, capsys):
   command = [f"--config={TINY}:simclr", f"--workdir={tmp_path}/w", "--config.train.stop.patience=2"]
   assert "'pretrain' is never validated" in told(capsys, *command)

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from medjax import contract, metrics, rates
@@ -108,7 +109,7 @@ def test_rates_agree_with_scikit_learn(k):
   truth, guess = table.labels, table.predicted
   matrix = rates.confusion(truth, guess, k)
   np.testing.assert_array_equal(matrix, sk.confusion_matrix(truth, guess))
-  for beta in (0.5, 1, 2):
+  for beta in (0.5, 1, 2, 5):
     ppv, recall, f, support = sk.precision_recall_fscore_support(truth, guess, beta=beta)
     np.testing.assert_allclose(rates.ppv(matrix).value, ppv)
     np.testing.assert_allclose(rates.sensitivity(matrix).value, recall)
@@ -207,37 +208,38 @@ def test_group_recognition_weighs_patients_not_images():
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])
-def test_ranking_with_ties_agrees_with_scikit_learn(decimals):
+def test_curves_with_ties_agree_with_scikit_learn(decimals):
   rng = np.random.default_rng(decimals)
   positive = rng.random(400) < 0.3
   scores = np.round(rng.normal(size=400) + positive, decimals)
   ranking = rates.ranking(positive, scores)
-  assert rates.roc_auc(ranking).value == pytest.approx(sk.roc_auc_score(positive, scores))
-  ap = sk.average_precision_score(positive, scores)
-  assert rates.average_precision(ranking).value == pytest.approx(ap)
+  auc, ap = rates.areas(rates.order(positive, scores))
+  assert auc.value == pytest.approx(sk.roc_auc_score(positive, scores))
+  assert ap.value == pytest.approx(sk.average_precision_score(positive, scores))
   fpr, tpr, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
   np.testing.assert_allclose(rates.roc_curve(ranking), [fpr, tpr])
-  precision, recall, _ = sk.precision_recall_curve(positive, scores)
+  precision, recall, thresholds = sk.precision_recall_curve(positive, scores)
   np.testing.assert_allclose(rates.pr_curve(ranking), [recall[-2::-1], precision[-2::-1]])
+  np.testing.assert_array_equal(ranking.thresholds, thresholds[::-1])
 
 
-def test_weighted_ranking_is_that_of_repeated_rows():
+def test_areas_of_weighted_images_are_those_of_repeated_rows():
   rng = np.random.default_rng(3)
   positive, scores = rng.random(50) < 0.5, np.round(rng.random(50), 1)
   weights = rng.integers(0, 4, size=(6, 50))
-  together = rates.ranking(positive, scores, weights)
+  order = rates.order(positive, scores)
+  auc, ap = rates.areas(order, weights[:, order.positives], weights[:, order.negatives])
   for i, times in enumerate(weights):
     repeated = np.repeat(positive, times), np.repeat(scores, times)
-    assert rates.roc_auc(together).value[i] == pytest.approx(sk.roc_auc_score(*repeated))
-    ap = sk.average_precision_score(*repeated)
-    assert rates.average_precision(together).value[i] == pytest.approx(ap)
+    assert auc.value[i] == pytest.approx(sk.roc_auc_score(*repeated))
+    assert ap.value[i] == pytest.approx(sk.average_precision_score(*repeated))
 
 
 def test_a_million_scores_rank_under_a_second():
   rng = np.random.default_rng(0)
   positive, scores = rng.random(1_000_000) < 0.3, rng.normal(size=1_000_000)
   start = time.process_time()
-  rates.roc_auc(rates.ranking(positive, scores))
+  rates.areas(rates.order(positive, scores))
   assert time.process_time() - start < 1
 
 
@@ -248,9 +250,8 @@ def test_zero_denominators_are_0_and_flagged():
   np.testing.assert_array_equal(ppv.defined, [True, False, False])
   np.testing.assert_array_equal(sens.defined, [True, True, False])
   assert rates.balanced_accuracy(never_guessed).value == 0.5  # the empty class is left out
-  alone = rates.ranking(np.ones(5, bool), np.arange(5))
-  assert rates.roc_auc(alone) == (0, False)
-  assert rates.average_precision(alone) == (1, True)
+  auc, ap = rates.areas(rates.order(np.ones(5, bool), np.arange(5)))
+  assert auc == (0, False) and ap == (1, True)
   assert rates.accuracy(np.zeros((2, 2))) == (0, False)
 
 
@@ -267,14 +268,14 @@ def test_one_class_alone_gives_finite_numbers_and_says_what_does_not_exist():
   assert np.isfinite([tuple(i) for i in intervals.values()]).all()
 
 
-def _brute_force(table, name, drawn):
-  """One metric over resamples of whole groups, by repeating rows."""
+def _brute_force(table, drawn):
+  """The summaries of resamples of whole groups, by repeating rows."""
   known = np.unique(table.groups)
   for times in drawn:
     rows = [
       np.repeat(np.flatnonzero(table.groups == g), t) for g, t in zip(known, times, strict=True)
     ]
-    yield metrics.summary(_rows(table, np.concatenate(rows)))[name]
+    yield metrics.summary(_rows(table, np.concatenate(rows)))
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -283,10 +284,11 @@ def test_intervals_are_those_of_a_loop_over_repeated_rows(k):
   wanted = [n for n in metrics.names(k) if n != "group_recognition"]  # repeats split a group there
   found = metrics.intervals(table, wanted, 80, seed=5)
   drawn = np.concatenate(list(metrics.draws(len(np.unique(table.groups)), 80, seed=5, rows=80)))
+  looped = list(_brute_force(table, drawn))
   for name in wanted:
-    assert found[name].value == metrics.summary(table)[name]
+    assert found[name].value == pytest.approx(metrics.summary(table)[name], abs=1e-12)
     assert found[name].defined == 1
-    expected = np.percentile(list(_brute_force(table, name, drawn)), [2.5, 97.5])
+    expected = np.percentile([each[name] for each in looped], [2.5, 97.5])
     np.testing.assert_allclose(found[name][1:3], expected, atol=1e-12, err_msg=name)
 
 
@@ -342,7 +344,7 @@ def test_paired_difference_is_that_of_a_loop_and_narrower_than_two_intervals():
   b = dataclasses.replace(a, scores=a.scores + 0.15 * noise)
   found = metrics.paired(a, b, ["auc"], 80, seed=3)["auc"]
   drawn = np.concatenate(list(metrics.draws(len(np.unique(a.groups)), 80, seed=3, rows=80)))
-  each = [np.array(list(_brute_force(t, "auc", drawn))) for t in (a, b)]
+  each = [np.array([s["auc"] for s in _brute_force(t, drawn)]) for t in (a, b)]
   np.testing.assert_allclose(found[1:3], np.percentile(each[0] - each[1], [2.5, 97.5]), atol=1e-12)
   assert found.value == pytest.approx(metrics.summary(a)["auc"] - metrics.summary(b)["auc"])
   widths = [np.ptp(np.percentile(e, [2.5, 97.5])) for e in each]
@@ -390,3 +392,95 @@ def test_errors_name_the_image_and_the_known_metrics():
     metrics.summary(_rows(table, np.arange(0)))
   with pytest.raises(ValueError, match="need"):
     metrics.summary(dataclasses.replace(table, scores=table.scores[:, :1]))
+
+
+def test_kappa_and_matthews_of_hand_worked_tables():
+  matrix = np.array([[20, 5], [10, 15]])  # observed 0.7, by chance (25 * 30 + 25 * 20) / 2500 = 0.5
+  assert rates.kappa(matrix).value == pytest.approx(0.4)
+  assert rates.kappa(matrix, power=2).value == pytest.approx(0.4)  # of two classes the same
+  assert rates.matthews(matrix).value == pytest.approx(
+    (20 * 15 - 10 * 5) / np.sqrt(25 * 25 * 30 * 20)
+  )
+  far = np.array([[4, 0, 2], [0, 4, 0], [0, 0, 4]])  # off by two steps
+  cost, chance = 2 * 4 / 14, (4 * (6 * 6 + 4 * 4) + 6 * 4 + 4 * 4 + 4 * 6 + 4 * 4) / 14**2
+  assert rates.kappa(far, power=2).value == pytest.approx(1 - cost / chance)
+  alone = np.array([[3, 0], [0, 0]])
+  assert rates.kappa(alone) == (0, False) and rates.matthews(alone) == (0, False)
+
+
+def test_wilson_bounds_are_those_of_scipy():
+  hits, total = np.array([0, 1, 5, 9, 10, 481]), np.array([10, 10, 10, 10, 10, 500])
+  low, high = rates.wilson(hits, total)
+  for i, (k, n) in enumerate(zip(hits, total, strict=True)):
+    expected = stats.binomtest(k, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose((low[i], high[i]), expected, atol=1e-12)
+  np.testing.assert_array_equal(rates.wilson(0, 0), (0, 1))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_wilson_intervals_of_a_table_are_those_of_its_counts(several):
+  table = _table(n=50, k=3, decimals=2)
+  if several:
+    table = dataclasses.replace(table, labels=np.eye(3, dtype=np.float32)[table.labels])
+  found = metrics.wilson(table)
+  own, given = table.members, table.assigned
+  for c in range(3):
+    cells = {
+      "sensitivity": given[own[:, c], c],
+      "specificity": ~given[~own[:, c], c],
+      "ppv": own[given[:, c], c],
+      "npv": ~own[~given[:, c], c],
+      "accuracy": own[:, c] == given[:, c],
+    }
+    assert found.keys() == cells.keys()
+    for name, right in cells.items():
+      bounds = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+      np.testing.assert_allclose(found[name][c], (right.mean(), *bounds, 1), atol=1e-12)
+
+
+def test_a_perfect_rate_has_a_wilson_interval_with_width_and_no_bootstrap_one():
+  table = dataclasses.replace(_table(n=20, k=2), labels=np.arange(20) % 2)
+  table = dataclasses.replace(table, scores=np.eye(2)[table.labels])
+  assert metrics.by_class(table, 50, seed=0)["sensitivity"][1][:3] == (1, 1, 1)
+  wilson = metrics.wilson(table)["sensitivity"][1]
+  np.testing.assert_allclose(
+    wilson[:3], (1, 1 / (1 + rates.Z95**2 / 10), 1)
+  )  # closed form, 10 of 10
+
+
+def test_intervals_of_a_class_are_those_of_it_against_the_rest():
+  table = _table(n=80, k=3, groups=30, decimals=6)
+  found = metrics.by_class(table, 90, seed=4)
+  for c in range(3):
+    chosen = (table.predicted == c).astype(float)
+    two = dataclasses.replace(
+      table,
+      labels=(table.labels == c).astype(int),
+      scores=np.stack([1 - chosen, chosen], 1),
+      classes=("rest", "class"),
+    )
+    ranked = dataclasses.replace(
+      two, scores=np.stack([1 - table.scores[:, c], table.scores[:, c]], 1)
+    )
+    expected = metrics.intervals(two, ("sensitivity", "ppv", "f0.5", "accuracy"), 90, seed=4)
+    expected |= metrics.intervals(ranked, ("auc", "ap"), 90, seed=4)
+    for name, interval in expected.items():
+      np.testing.assert_allclose(found[name][c], interval, atol=1e-12, err_msg=name)
+
+
+def test_few_groups_and_rare_classes_are_told():
+  table = _table(n=200, k=2, groups=120)
+  assert metrics.cautions(table) == []
+  few = dataclasses.replace(table, groups=np.arange(200) % 49)
+  assert ["Only 49 groups" in said for said in metrics.cautions(few)] == [True]
+  assert metrics.cautions(dataclasses.replace(table, groups=np.arange(200) % 50)) == []
+  for images, told in ((9, True), (10, False)):
+    rare = dataclasses.replace(table, labels=(np.arange(200) < images).astype(int))
+    assert ["images of class1 (9)" in said for said in metrics.cautions(rare)] == [True] * told
+
+
+def test_weights_that_are_none_are_refused():
+  table = _table(k=2)
+  for weights in (np.ones(59), np.full(60, -1.0), np.full(60, np.nan)):
+    with pytest.raises(ValueError, match="for 60 images: give each a finite one"):
+      metrics.summary(table, weights)

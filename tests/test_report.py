@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from medjax import contract, figures, metrics, phrases, report
+from medjax import contract, figures, metrics, page, phrases, report
 
 NASTY = "<b>&\"'$x$</b>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -77,9 +77,9 @@ def _stage(name, table, **changes) -> report.StageReport:
     found["predictions"] = table
     wanted = report.names(len(table.classes), "macro_f1")
     found["intervals"] = metrics.intervals(table, wanted, 200, seed=0)
-    found["picture_rows"] = report.pick(table, each=3)
-    pixels = np.random.default_rng(1).integers(256, size=(len(found["picture_rows"]), 8, 8, 1))
-    found["pictures"] = pixels.astype(np.uint8)
+    rows = report.pick(table, each=3)
+    pixels = np.random.default_rng(1).integers(256, size=(len(rows), 8, 8, 1))
+    found["gallery"] = report.Gallery(pixels.astype(np.uint8), rows.tolist())
   found |= {"counts": "part  images\ntrain     40", "history": _history(name)} | changes
   return report.StageReport(name, info, **found)
 
@@ -93,7 +93,7 @@ def _report(stages, compared=True, **changes) -> report.Report:
   if compared:
     wanted = report.names(len(stages[-1].info.classes), "macro_f1")
     comparison = report.compare(stages[-2], stages[-1], wanted, 200, seed=0)
-  found = {"settings": "{}", "command": "python -m medjax.main", "environment": {"jax": "0.10.2"}}
+  found = {"settings": {}, "command": "python -m medjax.main", "environment": {"jax": "0.10.2"}}
   return report.Report("A run", stages, "macro_f1", 200, comparison, **found | changes)
 
 
@@ -120,7 +120,7 @@ def test_page_is_well_formed_and_stands_alone(written):
   assert not tags & {"script", "link", "iframe", "object"}
   assert all(src.startswith("data:image/png;base64,") for src in found.attributes("img", "src"))
   assert all(found.attributes("img", "alt"))
-  assert not [p for p in written.parent.iterdir() if p.name not in ("report.html", "figures")]
+  assert {p.name for p in written.parent.iterdir()} == {"report.html", "report.json", "figures"}
 
 
 def test_page_fits_a_phone(written):
@@ -166,9 +166,9 @@ def test_example_images_are_embedded_exactly(full, written):
   stage = full.scored[0]
   sources = [base64.b64decode(s.partition(",")[2]) for s in _read(written).attributes("img", "src")]
   shown = [np.asarray(Image.open(io.BytesIO(source))) for source in sources]
-  for picture in stage.pictures[..., 0]:
+  for picture in stage.gallery.pictures[..., 0]:
     assert any(p.shape == picture.shape and (p == picture).all() for p in shown)
-  row = stage.picture_rows[0]
+  row = stage.gallery.rows[0]
   table, text = stage.predictions, _read(written).text
   assert f"truth {table.classes[table.labels[row]]}" in text
   guess = table.predicted[row]
@@ -179,20 +179,88 @@ def test_text_of_users_is_escaped_everywhere(tmp_path):
   table = _table(1, classes=(NASTY, "_other"))
   table = dataclasses.replace(table, ids=np.char.add(NASTY, table.ids))
   stages = [_stage(name, table, notes=[NASTY], counts=NASTY) for name in ("a", NASTY + "../../x")]
-  run = _report(stages, settings=NASTY, command=NASTY, environment={NASTY: NASTY})
+  run = _report(stages, settings={NASTY: NASTY}, command=NASTY, environment={NASTY: NASTY})
   path = report.write(tmp_path / "report.html", dataclasses.replace(run, title=NASTY))
   found = _read(path)
   assert not [tag for tag, _ in found.tags if tag == "b"]
   assert found.text.count(NASTY) > 15
   assert any(title.startswith(NASTY) for title in found.attributes("span", "title"))
   assert len(list((tmp_path / "figures").iterdir())) == 15
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "report.html"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "report.html", "report.json"]
 
 
 def test_undecodable_names_do_not_stop_the_report(tmp_path):
   stage = _stage("a", _table(1), notes=["broken \udcff name"])
   report.write(tmp_path / "report.html", _report([stage], compared=False))
   assert "broken ? name" in _read(tmp_path / "report.html").text
+
+
+def test_tables_and_drawings_that_are_handed_in_are_shown_and_told(tmp_path):
+  interval = metrics.Interval(0.25, 0.125, 0.5, 1.0)
+  rows = [["women", 1200, interval], ["men", 0.5, metrics.Interval(0.0, 0.0, 0.0, 0.0)]]
+  table = report.Table("By sex", ["sex", "images", "AUC"], [*rows, ["else", float("nan"), ""]])
+  png = page.png(figures.roc(_table(1)))
+  drawing = report.Drawing("of all/kinds", "A caption.", png)
+  run = _report([_stage("a", _table(1), tables=[table], drawings=[drawing])], compared=False)
+  found = _read(report.write(tmp_path / "report.html", run))
+  for text in ("By sex", "1,200", "0.250 (0.125 to 0.500)", "does not exist here", "A caption."):
+    assert text in found.texts
+  assert (tmp_path / "figures" / "1_a_of_all_kinds.png").read_bytes() == png
+  told = json.loads((tmp_path / "report.json").read_text())["stages"][0]["tables"][0]
+  assert told["title"] == "By sex" and told["head"] == ["sex", "images", "AUC"]
+  number = {"value": 0.25, "low": 0.125, "high": 0.5, "defined": 1.0}
+  nothing = {"value": None, "low": None, "high": None, "defined": 0.0}
+  assert told["rows"] == [["women", 1200, number], ["men", 0.5, nothing], ["else", None, ""]]
+
+
+def test_differences_are_told_as_numbers(full, written):
+  told = json.loads(written.with_suffix(".json").read_text())
+  assert told["verdict"] == "better" and told["comparison"]["baseline"] == "scratch"
+  for name, d in full.comparison.differences.items():
+    mine = told["comparison"]["differences"][name]
+    assert [mine[key] for key in ("value", "low", "high", "p")] == [d.value, d.low, d.high, d.p]
+  assert [stage["test"] is None for stage in told["stages"]] == [True, False, False]
+  loss = told["stages"][0]["training"]["val/loss"]
+  assert loss == {"steps": [10, 30, 40, 50], "values": [1, 1, 1, 1]}  # null at 20
+
+
+def test_a_picture_stands_beside_where_the_network_looked(tmp_path):
+  stage = _stage("a", _table(1))
+  shown = stage.gallery.pictures
+  overlays = np.random.default_rng(2).integers(256, size=(*shown.shape[:3], 3)).astype(np.uint8)
+  gallery = dataclasses.replace(stage.gallery, overlays=overlays, note="A note on maps.")
+  stage = dataclasses.replace(stage, gallery=gallery)
+  found = _read(report.write(tmp_path / "report.html", _report([stage], compared=False)))
+  sources = [base64.b64decode(s.partition(",")[2]) for s in found.attributes("img", "src")]
+  pairs = [np.asarray(Image.open(io.BytesIO(source))) for source in sources]
+  pairs = [pair for pair in pairs if pair.shape == (8, 16, 3)]
+  assert len(pairs) == len(shown) and "A note on maps." in found.texts
+  for pair in pairs:
+    (row,) = [i for i, overlay in enumerate(overlays) if (overlay == pair[:, 8:]).all()]
+    assert (pair[:, :8] == shown[row]).all()
+
+
+def test_the_model_card_says_what_limits_the_network(tmp_path):
+  stage = _synthetic(_stage("a", _table(1), leaky=True, facts={"network": "quadsnet"}))
+  run = _report([stage], compared=False)
+  text = _read(report.write(tmp_path / "report.html", run)).text.partition("Model card")[2]
+  text = text.partition("Model card")[2]  # the first is a link to it
+  assert "Takes an image of 8 x 8 pixels, 1 channel." in text
+  assert "one of 2 classes: benign, malignant" in text and "40 images: benign 20" in text
+  assert "no intended_use" in text and "network: quadsnet" in text
+  for limit in (report.SYNTHETIC, report.LEAKY, "Only 30 groups", "An image of anything else"):
+    assert limit in text
+  assert "it does not show how the network does elsewhere" in text
+  further = dataclasses.replace(stage, further=["berlin"])
+  stated = _report([further], compared=False, use="Triage by radiologists.")
+  text = _read(report.write(tmp_path / "report.html", stated)).text
+  assert "Triage by radiologists." in text and "no intended_use" not in text
+  assert "how the network does elsewhere, berlin may show" in text
+
+
+def test_a_run_without_scores_has_no_model_card(tmp_path):
+  run = _report([_stage("pretrain", None)], compared=False)
+  assert "Model card" not in _read(report.write(tmp_path / "report.html", run)).text
 
 
 def test_synthetic_and_leaky_are_said_first_and_only_where_they_are(tmp_path, full, written):
@@ -273,7 +341,7 @@ def test_few_groups_are_warned_of():
   table = dataclasses.replace(_table(1), groups=(np.arange(60) // 20).astype(str))
   run = _report([_stage("train", table)], compared=False)
   assert "of 3 groups" in report.terminal_table(run)
-  assert "too narrow" in report.terminal_table(run)
+  assert "Only 3 groups: 95% intervals" in report.terminal_table(run)
 
 
 def test_pick_takes_the_worst_mistakes_and_the_surest_right_ones():

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     augment="cxr_safe",
     objective="supervised",
     train=TRAIN,
-    eval=dict(bootstrap=100, every="8 steps"),
+    eval=dict(bootstrap=100, every="8 steps", maps=""),
   )
   pretrain = dict(
     name="pretrain",

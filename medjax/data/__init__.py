@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import csv
+import dataclasses
 import math
 import pathlib
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medjax import contract, settings
-from medjax.data import cache, generated, overlap, splits
+from medjax.data import cache, census, duplicates, external, generated, overlap, splits
 from medjax.data import catalogue as catalogue_lib
 from medjax.data import metadata as metadata_lib
 from medjax.data.datasets import (
@@ -90,20 +91,19 @@ def make(
     OSError: the cache or the quarantine cannot be written.
   """
   _check_frames(cfg)
-  rows = DATASETS[type(cfg)](cfg)
-  if cfg.target == "source":
-    rows = catalogue_lib.by_source(rows)
+  rows = _listed(cfg)
   parts = splits.deal(rows, cfg.split)
   splits.check(rows, parts, cfg.split)
   feed, why = _feed(cfg, len(rows))
   decoded = cache.load(rows, cfg)
-  rows = splits.joined(rows, decoded.pictures)
+  named, rows = rows.groups, splits.joined(rows, decoded.pictures)
   dealt = splits.deal(rows, cfg.split)
   leak = splits.check(rows, dealt, cfg.split)
   parts = splits.thinned(rows, dealt, cfg.split)
   less = splits.thinning(rows, dealt, parts)
   if cfg.split.rest == "unlabelled":
     rows, parts = splits.without_labels(rows, dealt, parts), dealt.copy()
+  spare = parts == ""
   parts[list(decoded.unreadable)] = ""
   audited = _audited(rows, decoded, parts, cfg, apart) if apart else ()
   quarantined = tuple((rows.ids[row], reason) for row, reason in decoded.unreadable.items())
@@ -113,22 +113,96 @@ def make(
   splits.check_classes(rows, parts, cfg.split)
   twice = splits.conflicts(rows, decoded.pictures)
   left = f"{len(quarantined)} unreadable files are left out" if quarantined else ""
-  known = _metadata(rows, parts == "train")
+  encoder = _encoder(rows, parts == "train")
+  known = None if encoder is None else encoder(rows.metadata)
   found = catalogue_lib.Splits(
     parts={
       name: _part(rows, np.flatnonzero(parts == name), name, feed, decoded, known)
       for name in contract.PARTS
       if name in parts
     },
-    info=_info(rows, parts == "train", cfg, decoded.moments, known),
+    info=_info(rows, parts == "train", cfg, decoded.moments, encoder),
     leaky=bool(leak),
     feed=feed,
     table=_title(rows, cfg) + splits.table(rows, parts),
     quarantined=quarantined,
+    census=census.of(
+      np.array(named),
+      np.array(rows.groups),
+      _gone(parts, list(decoded.unreadable), spare),
+      {
+        "groups in two parts": leak,
+        "pictures under two labels": twice,
+        **(
+          {"near-duplicates of what other stages are scored on": " ".join(audited)} if apart else {}
+        ),
+      },
+    ),
     notes=tuple(note for note in (*rows.notes, left, less, *audited, leak, twice, why) if note),
   )
   generated.refuse_as_real(cfg.root, found.parts)
   return generated.added(found, cfg) if cfg.generated else found
+
+
+def beside(
+  found: catalogue_lib.Splits, cfg: settings.Data, tests: Sequence[settings.Data]
+) -> catalogue_lib.Splits:
+  """A set with further test sets beside its parts, each a part under its name (`settings.named`).
+
+  Nothing of them is learnt: their classes, by name, and their metadata are brought to what the
+  training part has. They are audited against the train and val parts as `split.leaks` of each says.
+
+  Args:
+    found: from `make`. cfg: its settings. tests: settings of the further sets.
+
+  Raises:
+    ValueError: other classes, pixels or metadata, unreadable files, or images that were learnt.
+    FileNotFoundError, KeyError, OSError: as `make`.
+  """
+  if not tests:
+    return found
+  ids = [found.parts[name].ids for name in ("train", "val") if name in found.parts]
+  learnt = _looked_at(cfg, cfg.name, np.concatenate(ids))
+  for name, other in zip(settings.named(tests), tests, strict=True):
+    found = _with_test(found, learnt, cfg, name, external.fitting(other, found.info))
+  return found
+
+
+def _with_test(
+  found: catalogue_lib.Splits,
+  learnt: overlap.Images,
+  ours: settings.Data,
+  name: str,
+  cfg: settings.Data,
+) -> catalogue_lib.Splits:
+  _check_frames(cfg)
+  external.check_pixels(cfg, ours, name)
+  generated.refuse_as_real(cfg.root, [name])
+  rows = external.relabelled(_listed(cfg), found.info, name)
+  decoded = cache.load(rows, cfg)
+  unreadable = [(rows.ids[row], reason) for row, reason in decoded.unreadable.items()]
+  _check_share(unreadable, len(rows), cfg.max_unreadable, None)
+  known = external.encoded(rows, found.info, name)
+  own = np.setdiff1d(external.scored(rows, cfg), list(decoded.unreadable))
+  rows = splits.joined(rows, decoded.pictures)
+  part = _part(rows, own, name, "streamed", decoded, known)
+  seen = _looked_at(cfg, name, part.ids)
+  alike = isinstance(cfg, settings.Table) and isinstance(ours, settings.Table)
+  leak = external.leak(learnt, seen, alike, cfg.split.leaks, pathlib.Path(cfg.cache).expanduser())
+  return external.added(found, part, leak, rows.synthetic, len(unreadable))
+
+
+def _looked_at(cfg: settings.Data, name: str, ids: np.ndarray) -> overlap.Images:
+  """Some images of a set, of a size at which different pictures can be told apart."""
+  cfg = dataclasses.replace(cfg, image_size=max(cfg.image_size, duplicates.SIDE))
+  rows = _listed(cfg)
+  return overlap.Images(name, rows, cache.load(rows, cfg), np.flatnonzero(np.isin(rows.ids, ids)))
+
+
+def _listed(cfg: settings.Data) -> catalogue_lib.Catalogue:
+  """Every image of a set, with the labels that the settings ask for."""
+  rows = DATASETS[type(cfg)](cfg)
+  return catalogue_lib.by_source(rows) if cfg.target == "source" else rows
 
 
 def _audited(
@@ -153,6 +227,15 @@ def _scored(cfg: settings.Data) -> overlap.Images:
   parts = splits.deal(splits.joined(rows, decoded.pictures), cfg.split)
   own = np.flatnonzero((parts == "val") | (parts == "test"))
   return overlap.Images(cfg.name, rows, decoded, own)
+
+
+def _gone(parts: np.ndarray, unreadable: list[int], spare: np.ndarray) -> dict[str, np.ndarray]:
+  """Why images are in no part -> [n] bool which; that all could be read is said, too."""
+  broken = np.zeros(len(parts), bool)
+  broken[unreadable] = True
+  shown = (parts == "") & ~broken & ~spare
+  reasons = {"left out by data.split.fraction": spare, "too like what others are scored on": shown}
+  return {"could not be read": broken} | {why: mask for why, mask in reasons.items() if mask.any()}
 
 
 def _check_frames(cfg: settings.Data) -> None:
@@ -199,12 +282,11 @@ def _check_share(
     )
 
 
-def _metadata(rows: catalogue_lib.Catalogue, training: np.ndarray) -> np.ndarray | None:
-  """[n, M] float32, encoded by what the training part alone holds; None where there are none."""
+def _encoder(rows: catalogue_lib.Catalogue, training: np.ndarray) -> metadata_lib.Encoder | None:
+  """Of metadata, by what the training part alone holds; None where there are none."""
   if not rows.fields:
     return None
-  encoder = metadata_lib.fit([rows.metadata[row] for row in np.flatnonzero(training)], rows.fields)
-  return encoder(rows.metadata)
+  return metadata_lib.fit([rows.metadata[row] for row in np.flatnonzero(training)], rows.fields)
 
 
 def _part(
@@ -226,6 +308,7 @@ def _part(
     metadata=None if known is None else known[own],
     fetch_many=lambda wanted: decoded.read(own[wanted]),
     sets=None if rows.sets is None else rows.sets[own],
+    facts=catalogue_lib.facts(rows, own),
   )
 
 
@@ -234,7 +317,7 @@ def _info(
   training: np.ndarray,
   cfg: settings.Data,
   moments: np.ndarray,
-  known: np.ndarray | None,
+  encoder: metadata_lib.Encoder | None,
 ) -> contract.DataInfo:
   """`moments` are [n, 2, C] sums of pixels and of their squares; integers, hence exact."""
   size = int(training.sum())
@@ -249,7 +332,9 @@ def _info(
     train_size=size,
     mean=tuple((first.astype(float) / (top * pixels)).tolist()),
     std=tuple((deviation / (top * pixels)).tolist()),
-    metadata=0 if known is None else known.shape[1],
+    metadata=0 if encoder is None else encoder.width,
+    encoding=() if encoder is None else encoder.described(),
+    reading={} if rows.reading is None else dataclasses.asdict(rows.reading),
     synthetic=rows.synthetic,
     multi_label=rows.multi_label,
     target=cfg.target,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import pathlib
@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medjax import contract
+from medjax import contract, settings
+from medjax.data import census as census_lib
 from medjax.data import metadata as metadata_lib
 
 Read = Callable[[int], bytes | np.ndarray]
@@ -72,6 +73,7 @@ class Catalogue:
     sources: a word on where each image is from, such as its zip; empty where the set tells none.
     decoded: rows [m] -> pixels [m, *shape] of `dtype`, where the set is a prepared collection;
       any number of threads at once. digests: [n] text, the same for the same pixels, of such a set.
+    reading: how the files that such a set was made of became pixels; of several the first's.
   """
 
   ids: tuple[str, ...]
@@ -92,6 +94,7 @@ class Catalogue:
   shape: tuple[int, int, int] | None = None
   dtype: np.dtype | None = None
   digests: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, object))
+  reading: settings.Reading | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -127,6 +130,7 @@ class Part:
     fetch_many: rows [m] -> [m, H, W, C], equal to `fetch` of each, where reading them together is
       cheaper; thread-safe; else None.
     sets: [n] int32, which of several sets an image comes from, or None where there is but one.
+    facts: name -> [n] text, what is known of an image's patient, as it was read; see `facts`.
   """
 
   name: str
@@ -138,6 +142,7 @@ class Part:
   metadata: np.ndarray | None = None
   fetch_many: FetchMany | None = None
   sets: np.ndarray | None = None
+  facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -155,6 +160,7 @@ class Splits:
     table: images and groups of each class in each part, as monospace text.
     quarantined: (id, reason) of each file that could not be read and is in no part.
     notes: sentences for the user: the choice of feed and why, leaks, files passed over.
+    census: what became of the set's images; None of a set that was not dealt by `data.make`.
   """
 
   parts: dict[str, Part]
@@ -163,6 +169,7 @@ class Splits:
   feed: Kind
   table: str
   quarantined: tuple[tuple[str, str], ...] = ()
+  census: census_lib.Census | None = None
   notes: tuple[str, ...] = ()
 
 
@@ -214,6 +221,28 @@ def _labels(labels: Sequence[str | tuple[str, ...] | None], classes: Sequence[st
   pairs = [(row, place[name]) for row, names in enumerate(labels) for name in names or ()]
   marks[tuple(np.array(pairs, int).reshape(-1, 2).T)] = 1
   return marks
+
+
+def facts(rows: Catalogue, own: np.ndarray) -> dict[str, np.ndarray]:
+  """What is known of the patients of some rows [m], name -> [m] text, blank where it is not.
+
+  The source of an image is among it, except in sets where it is but another word for the label.
+  """
+  names = dict.fromkeys(name for record in rows.metadata for name in record)
+  found = {name: np.array([_text(rows.metadata[i].get(name)) for i in own]) for name in names}
+  if _tell_more(rows.sources, rows.labels):
+    found["source"] = np.array(rows.sources)[own]
+  return found
+
+
+def _tell_more(sources: Sequence[str], labels: np.ndarray) -> bool:
+  """Whether there are several sources, and some hold several labels."""
+  pairs = set(zip(sources, (label.tobytes() for label in labels), strict=True)) if sources else ()
+  return 1 < len(set(sources)) < len(pairs)
+
+
+def _text(value: str | float | None) -> str:
+  return "" if value is None else str(value)
 
 
 def by_source(rows: Catalogue) -> Catalogue:

@@ -127,6 +127,7 @@ def _joined(
     labels=np.concatenate([part.labels, rows.labels]),
     fetch=fetch,
     fetch_many=None,
+    facts={},  # nothing is known of a patient who never lived
   )
   if part.images is None:
     return whole

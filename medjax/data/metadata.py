@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,36 @@ class Encoder:
       ValueError: a number that is none.
     """
     return np.concatenate([step(records) for step in self.steps], axis=1).astype(np.float32)
+
+  @property
+  def width(self) -> int:
+    """M."""
+    return self([{}]).shape[1]
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The properties that it reads of a record."""
+    return tuple(step.name for step in self.steps)
+
+  def described(self) -> tuple[dict[str, Any], ...]:
+    """Its steps as plain JSON types, from which `restored` makes it again."""
+    return tuple(
+      {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(step).items()
+      }
+      for step in self.steps
+    )
+
+
+def restored(steps: Sequence[Mapping[str, Any]]) -> Encoder:
+  """The encoder that `Encoder.described` described."""
+  return Encoder(
+    tuple(
+      _OneHot(step["name"], tuple(step["values"])) if "values" in step else _Scale(**step)
+      for step in steps
+    )
+  )
 
 
 def fit(records: Sequence[Record], fields: Sequence[Field]) -> Encoder:

@@ -43,18 +43,18 @@ def shown(
   """
   groups, out, notes = np.array(pool.rows.groups), [], []
   for target in targets:
-    near, theirs = _near(pool, target, kept)
-    gone = pool.own[np.isin(groups[pool.own], groups[near])]
+    seen, theirs = near(pool, target, kept)
+    gone = pool.own[np.isin(groups[pool.own], groups[seen])]
     out.append(gone)
     notes.append(
-      f"audit: {len(gone):,} of {len(pool.own):,} images are left out, {len(near):,} of them for"
+      f"audit: {len(gone):,} of {len(pool.own):,} images are left out, {len(seen):,} of them for"
       f" showing {len(theirs):,} of the {len(target.own):,} val and test images of {target.name},"
       " the others for being of their groups"
     )
   return np.unique(np.concatenate(out)), tuple(notes)
 
 
-def _near(pool: Images, target: Images, kept: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+def near(pool: Images, target: Images, kept: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Rows of the pool, and of the target, that are near to each other; from `kept` or into it."""
   file = kept / f"audit-{_key(pool, target)}.npz"
   if not file.is_file():

@@ -165,22 +165,19 @@ def _fill(page: page_lib.Page, rows: Sequence[Row], counts: np.ndarray) -> None:
   page.section("Figures", "figures")
   labels = np.array([row["class"] for row in rows])
   shares = {name or "all images": counts[labels == name].mean(0) for name in classes}
-  page.figures(
-    [
-      ("sizes", "Height and width of the images", survey_figures.sizes(heights, widths)),
-      ("intensities", "Share of pixels by intensity", survey_figures.shades(shares)),
-      (
-        "classes",
-        "Images of each class",
-        survey_figures.bars({name or "no class": len(own) for name, own in classes.items()}),
-      ),
-      (
-        "means",
-        "Mean and standard deviation of each image",
-        survey_figures.spread([row["mean"] for row in rows], [row["sd"] for row in rows], labels),
-      ),
-    ]
-  )
+  drawn = {
+    "sizes": ("Height and width of the images", survey_figures.sizes(heights, widths)),
+    "intensities": ("Share of pixels by intensity", survey_figures.shades(shares)),
+    "classes": (
+      "Images of each class",
+      survey_figures.bars({name or "no class": len(own) for name, own in classes.items()}),
+    ),
+    "means": (
+      "Mean and standard deviation of each image",
+      survey_figures.spread([row["mean"] for row in rows], [row["sd"] for row in rows], labels),
+    ),
+  }
+  page.figures([(name, text, page_lib.png(figure)) for name, (text, figure) in drawn.items()])
 
 
 def _by_class(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -105,6 +105,11 @@ def fused(classifier: nn.Module, cfg: settings.Model, info: contract.DataInfo) -
   return Fused(classifier, branch)
 
 
+def sees(cfg: settings.Model) -> bool:
+  """Whether a network takes metadata: beside its images, or in their place."""
+  return cfg.metadata != "none" or isinstance(cfg, settings.MetadataMLP)
+
+
 def _check(info: contract.DataInfo, who: str, cure: str) -> None:
   if not info.metadata:
     raise ValueError(f"{who} needs data with metadata, and these have none: {cure}")

@@ -69,7 +69,9 @@ class SoftAttention(nn.Module):
     """[b, h, w, C] to the same."""
     scores = jax.nn.relu(self._scores(x, mode))
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    weights = jax.nn.softmax(scores, axis=(1, 2)).sum(-1, keepdims=True)
+    # Positions lie along one axis: the softmax that ONNX gets is over one.
+    each = scores.reshape(scores.shape[0], -1, self.maps)
+    weights = jax.nn.softmax(each, axis=1).sum(-1).reshape(*scores.shape[:-1], 1)
     weights = mode.endpoint(self, "attention", weights)
     if self.kind == "paper":
       weights = weights * self.param("gamma", nn.initializers.constant(GAMMA), ())
@@ -101,12 +103,14 @@ class TwoPaths(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mode: net.Mode) -> jax.Array:
-    """[b, h, w, C] to [b, h / 2, w / 2, 2 C], halves rounded up."""
+    """[b, h, w, C] to [b, h / 2, w / 2, 2 C], halves rounded up; without attention to C."""
     cfg = self.cfg
     x = jax.nn.relu(x) if self.relu_before else x
-    attended = SoftAttention(cfg.maps, cfg.attention, name="soft")(x, mode)
-    paths = [ops.max_pool(path, padding="SAME") for path in (x, attended)]
-    x = jax.nn.relu(jnp.concatenate(paths, axis=-1))
+    paths = [x]
+    if cfg.attention != "none":
+      paths += [SoftAttention(cfg.maps, cfg.attention, name="soft")(x, mode)]
+    pooled = [ops.max_pool(path, padding="SAME") for path in paths]
+    x = jax.nn.relu(jnp.concatenate(pooled, axis=-1))
     return blocks.Dropout(cfg.dropout, name="dropout")(x, mode)
 
 
@@ -130,7 +134,7 @@ def relu_before(cfg: settings.SoftAttention) -> bool:
 
 def as_vector(cfg: settings.SoftAttention, x: jax.Array) -> jax.Array:
   """[b, h, w, C] as `model.pool` says: [b, h w C] or [b, C]."""
-  return ops.global_avg_pool(x) if cfg.pool == "gap" else x.reshape(len(x), -1)
+  return ops.global_avg_pool(x) if cfg.pool == "gap" else x.reshape(x.shape[0], -1)
 
 
 def build(cfg: settings.SoftAttention, info: contract.DataInfo, backbone: net.Parts) -> net.Parts:

@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     for number, (convs, width) in enumerate(zip(cfg.convs, WIDTHS, strict=True), start=1):
       name, pooled = f"block{number}", number > 1 or cfg.stem == "imagenet"
       x = block(convs, width, pooled, name=name)(x, mode)
-    return ops.global_avg_pool(x) if cfg.pool == "gap" else x.reshape(len(x), -1)
+    return ops.global_avg_pool(x) if cfg.pool == "gap" else x.reshape(x.shape[0], -1)
 
 
 def build(cfg: settings.VGG, info: contract.DataInfo) -> net.Parts:

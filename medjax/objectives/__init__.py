@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medjax import augment, contract, optim, settings
+from medjax import augment, contract, models, optim, settings
 from medjax.models import gan
 from medjax.models import net as net_lib
 from medjax.objectives import adversarial, base, byol, contrastive, pretext, supervised
@@ -25,6 +25,30 @@ OBJECTIVES: dict[type[settings.Objective], Callable] = {
 def told(cfg: settings.Objective, info: contract.DataInfo) -> contract.DataInfo:
   """What the network is to know of the data: some objectives have classes of their own."""
   return pretext.turns_as_classes(info) if isinstance(cfg, settings.Rotation) else info
+
+
+def network(
+  cfg: settings.Objective,
+  model: settings.Model,
+  info: contract.DataInfo,
+  execution: net_lib.Execution,
+) -> net_lib.Net | gan.Pair:
+  """The network that an objective trains, with the end that it needs, or the pair of a GAN."""
+  info = told(cfg, info)
+  if isinstance(cfg, settings.Adversarial):
+    return gan.make(model, info, execution, adversarial.end(cfg))
+  projector, predictor = (getattr(cfg, name, None) for name in ("projector", "predictor"))
+  cosine = isinstance(getattr(cfg, "loss", None), settings.LDAM)
+  return models.make(model, info, execution, projector, cosine, predictor)
+
+
+def of_stage(
+  stage: settings.Stage, info: contract.DataInfo, execution: net_lib.Execution
+) -> tuple[net_lib.Net | gan.Pair, base.Objective]:
+  """The network of a stage and its objective, for a network that only looks."""
+  net = network(stage.objective, stage.model, info, execution)
+  optimizer = optim.make(stage.optimizer, 1, 0, net.stages)
+  return net, make(stage.objective, net, optimizer, augment.make(stage.augment), info)
 
 
 def make(

@@ -11,6 +11,11 @@ import dataclasses
 from typing import Any
 
 from medjax.settings.durations import Duration as Duration
+from medjax.settings.evaluation import AtLeast as AtLeast
+from medjax.settings.evaluation import Cost as Cost
+from medjax.settings.evaluation import Eval as Eval
+from medjax.settings.evaluation import Threshold as Threshold
+from medjax.settings.evaluation import named as named
 from medjax.settings.feeding import Feeding as Feeding
 from medjax.settings.gan import GAN as GAN
 from medjax.settings.gan import Adversarial as Adversarial
@@ -31,7 +36,6 @@ from medjax.settings.learning import LDAM as LDAM
 from medjax.settings.learning import SGD as SGD
 from medjax.settings.learning import Adam as Adam
 from medjax.settings.learning import AdamW as AdamW
-from medjax.settings.learning import Eval as Eval
 from medjax.settings.learning import Focal as Focal
 from medjax.settings.learning import KerasAdam as KerasAdam
 from medjax.settings.learning import Loss as Loss
@@ -124,6 +128,8 @@ class Config:
   """An experiment.
 
   Attributes:
+    question: that the run is to answer. intended_use: what the network is for, and for whom. Both
+      are sentences for the report alone.
     seed: of initial weights, order, augmentation and dropout; the split has its own.
     stages: run in order.
     compare: (stage, baseline), scored on one test part with a paired interval.
@@ -131,6 +137,8 @@ class Config:
   """
 
   title: str = ""
+  question: str = ""
+  intended_use: str = ""
   seed: int = 0
   stages: tuple[Stage, ...] = (Stage(),)
   compare: tuple[str, ...] = ()
@@ -283,4 +291,11 @@ VARIANTS: dict[type, dict] = {
     GANCond(),
   ),
   Optimizer: _named(Adam(), KerasAdam(), AdamW(), SGD(), LARS()),
+  Threshold: _named(
+    Threshold(),
+    AtLeast(),
+    AtLeast(name="specificity"),
+    AtLeast(name="ppv", at_least=0.9),
+    Cost(),
+  ),
 }

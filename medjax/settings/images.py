@@ -137,6 +137,8 @@ class Table(Data):
     separator: what stands between the classes of an image that has several, such as `|`; a blank
       cell then means none of them. Empty where every image has one.
     numbers, categories: columns of metadata that networks may see; blank cells are not known.
+    kept: columns that no network sees, kept beside the scores for `eval.subgroups` and
+      `eval.pool_by`.
   """
 
   name: str = "table"
@@ -148,6 +150,7 @@ class Table(Data):
   separator: str = ""
   numbers: tuple[str, ...] = ()
   categories: tuple[str, ...] = ()
+  kept: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,6 +179,8 @@ class Collection(Data):
     more: further ones of the same size and depth, drawn as often as `feeding.weights` says.
     label: the column of the manifest that becomes the label; empty for unlabelled images.
     duplicates: which images that `prepare` found to be copies of an earlier one are left out.
+    kept: columns of the manifest that no network sees, kept beside the scores for `eval.subgroups`
+      and `eval.pool_by`.
   """
 
   name: str = "collection"
@@ -184,6 +189,7 @@ class Collection(Data):
   more: tuple[str, ...] = ()
   label: str = ""
   duplicates: Literal["keep", "drop_equal", "drop_near"] = "drop_equal"
+  kept: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

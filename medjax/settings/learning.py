@@ -6,7 +6,6 @@ import dataclasses
 from typing import Literal
 
 from medjax.settings.durations import Duration
-from medjax.settings.images import Data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,6 +202,7 @@ class Train:
     length: of training. steps_per_dispatch: K steps run in one call; every interval is rounded up
       to a multiple of it.
     log_every, checkpoint_every: intervals.
+    snapshots: how many of the last checkpoints stay, for `python -m medjax.ensemble --weights`.
     stop: ends the stage early.
     precision: of computation; parameters, statistics and losses stay float32.
     bn_group: examples that share batch-norm statistics; 0 means the global batch, or where
@@ -220,6 +220,7 @@ class Train:
   steps_per_dispatch: int = 4
   log_every: Duration = Duration(20, "steps")
   checkpoint_every: Duration = Duration(1, "epochs")
+  snapshots: int = 1
   stop: Patience = Patience()
   precision: Literal["float32", "bfloat16"] = "float32"
   bn_group: int = 0
@@ -227,25 +228,6 @@ class Train:
   ops: Literal["auto", "cpu", "plain"] = "auto"
   remat: bool = False
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Eval:
-  """Evaluation.
-
-  Attributes:
-    every: how often the val part is scored, and the monitors are. batch_size: of evaluation.
-    select: metric of the val part that chooses the best checkpoint, see `metrics.names`.
-    recalibrate: training images over which batch-norm statistics are estimated anew before
-      evaluation; 0 keeps the running ones.
-    bootstrap: resamples behind the intervals.
-    monitors: labelled sets that tell on the way what the embeddings are worth: nearest neighbours
-      and a linear probe, learnt from the train part of each and scored on its val part. They take
-      `image_size`, `channels` and `cache` of the stage's data.
-  """
-
-  every: Duration = Duration(1, "epochs")
-  batch_size: int = 64
-  select: str = "macro_f1"
-  recalibrate: int = 0
-  bootstrap: int = 10_000
-  monitors: tuple[Data, ...] = ()
+  def __post_init__(self):
+    if self.snapshots < 1:
+      raise ValueError(f"train.snapshots={self.snapshots}: the last checkpoint stays in any case")

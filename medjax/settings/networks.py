@@ -279,7 +279,8 @@ class SoftAttention(Model):
   Attributes:
     backbone: the network that is cut. cut: where: as the authors' `code`, as the `paper` says, or
       at a named end point.
-    attention: `paper` with a learnt factor, `paper_no_gamma`, or the original layer's arithmetic.
+    attention: `paper` with a learnt factor, `paper_no_gamma`, the original layer's arithmetic, or
+      `none`, to compare with: the map alone is pooled.
     maps: attention maps.
     pool: of the map: `flatten`, or `gap`.
   """
@@ -287,7 +288,7 @@ class SoftAttention(Model):
   name: str = "soft_attention"
   backbone: Backbone = DenseNet(name="densenet201", units=(6, 12, 48, 32))
   cut: str = "paper"
-  attention: Literal["paper", "paper_no_gamma", "keras_quirk"] = "paper"
+  attention: Literal["paper", "paper_no_gamma", "keras_quirk", "none"] = "paper"
   maps: int = 16
   pool: Literal["flatten", "gap"] = "flatten"
   dropout: float = 0.5

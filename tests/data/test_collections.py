@@ -107,6 +107,16 @@ def test_a_column_of_the_manifest_is_the_label(cfg):
     data.make(dataclasses.replace(cfg, label="modality"))
 
 
+def test_columns_that_are_kept_reach_the_parts_and_no_network(cfg):
+  made = data.make(dataclasses.replace(cfg, kept=("path", "modality")))
+  facts = made.parts["train"].facts
+  assert list(facts) == ["path", "modality"] and set(facts["modality"]) == {""}
+  assert sorted(set(facts["path"])) == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png"]
+  assert made.info.metadata == 0
+  with pytest.raises(KeyError, match=r"no column data\.kept='sight'"):
+    data.make(dataclasses.replace(cfg, kept=("sight",)))
+
+
 def test_different_sizes_are_not_mixed(cfg, folder):
   other = str(prepared(folder, 1, size=8))
   with pytest.raises(ValueError, match=r"cannot be mixed: .*16 px, 8 bit, .*8 px, 8 bit"):

@@ -5,6 +5,7 @@ import hashlib
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from sklearn import decomposition, linear_model, metrics, model_selection, pipeline, preprocessing
@@ -140,6 +141,20 @@ def test_a_linear_model_does_badly_on_many():
   accuracy = linear_baseline(*draw(patients=1000), 64)
   print(f"\nlinear baseline, 1000 patients, 64 components: {accuracy:.3f}")
   assert accuracy < 0.48
+
+
+def test_marks_are_where_films_of_two_classes_differ():
+  """A patient of another class is drawn alike but for the form of the marks."""
+  streaked, nodular = (settings.Phantom(patients=20, shares=s) for s in ((1, 0, 0), (0, 1, 0)))
+  rows, others = phantom.catalogue(streaked), phantom.catalogue(nodular)
+  for row, name in enumerate(rows.ids):
+    differs = abs(rows.read(row).astype(int) - others.read(row)) > 2  # edges have long tails
+    marks = [phantom.marks(cfg, name) for cfg in (streaked, nodular)]
+    near = cv2.dilate(np.any(marks, axis=0).astype(np.uint8), np.ones((5, 5)))  # films are blurred
+    assert not (differs & (near == 0)).any(), name
+    assert 0.01 < marks[1].mean() < 0.15 and differs[marks[1] & ~marks[0]].mean() > 0.9
+  with pytest.raises(KeyError, match="no film 'phantom-s1-p00000-i0'"):
+    phantom.marks(streaked, "phantom-s1-p00000-i0")
 
 
 def test_shares_say_how_many_patients_in_a_row_are_of_each_class():

@@ -65,6 +65,7 @@ def test_modality_and_body_part_are_sources_and_else_the_set(tmp_path):
     modality=["CT", "CT", "", ""], body_part=["CHEST", "", "HEAD", ""], source=[0, 1, 0, 1]
   )
   about = dict(size=8, channels=1, dtype=np.dtype("u1"), synthetic=False)
+  about["reading"] = settings.Reading()
   opened = collection.Collection(folder=tmp_path / "pool", table=pa.table(columns), **about)
   found = collections._sources(opened, np.array([3, 2, 1, 0]))
   assert found == ["pool/1", "HEAD", "CT", "CT CHEST"]

@@ -221,6 +221,13 @@ def test_the_two_paths_equal_loops(x64, kind, relu_before):
   np.testing.assert_allclose(ours, truth, atol=1e-12)
 
 
+def test_without_attention_the_map_alone_is_pooled(x64):
+  module = soft_attention.TwoPaths(settings.SoftAttention(attention="none"), False)
+  _, x = _module(soft_attention.SoftAttention(1, "paper"), 2, 4, 6, 3)
+  windows = np.asarray(x).reshape(2, 2, 2, 3, 2, 3).max((2, 4))
+  np.testing.assert_array_equal(module.apply({}, x, MODE), np.maximum(windows, 0))
+
+
 def test_the_two_paths_drop_half_in_training():
   module = soft_attention.TwoPaths(settings.SoftAttention(attention="paper_no_gamma"), False)
   variables, x = _module(module, 8, 16, 16, 4)

@@ -30,6 +30,7 @@ import pathlib
 import numpy as np
 import pyarrow as pa
 
+from medjax import settings
 from medjax.data.collection import manifest, records
 from medjax.data.collection import plan as plan_lib
 
@@ -45,6 +46,7 @@ class Collection:
     channels: of every image that `read` gives: 3 if any has colour.
     dtype: uint8, or uint16 little-endian.
     synthetic: the images were drawn by a program.
+    reading: how the files that it was made of became its pixels.
   """
 
   folder: pathlib.Path
@@ -53,6 +55,7 @@ class Collection:
   channels: int
   dtype: np.dtype
   synthetic: bool
+  reading: settings.Reading
 
   def __len__(self) -> int:
     return self.table.num_rows
@@ -93,4 +96,5 @@ def open(folder: str | pathlib.Path) -> Collection:
     channels=described["stored_channels"],
     dtype=records.dtype(described["depth"]),
     synthetic=described["synthetic"],
+    reading=settings.Reading(**described["reading"]),
   )

@@ -24,7 +24,7 @@ def catalogue(cfg: settings.Collection) -> catalogue_lib.Catalogue:
 
   Raises:
     FileNotFoundError: no finished collection is there.
-    KeyError: no such column of labels.
+    KeyError: no such column of labels, or of what is kept.
     ValueError: collections of different sizes or depths, or blank labels.
   """
   root = files.root(cfg.root, "a prepared collection")
@@ -50,11 +50,13 @@ def catalogue(cfg: settings.Collection) -> catalogue_lib.Catalogue:
     content=catalogue_lib.fingerprint([one.folder / plan.DESCRIPTION for one in opened], ids),
     synthetic=any(one.synthetic for one in opened),
     notes=_notes(opened, rows),
+    metadata=_kept(cfg, opened, rows),
     sets=sets if len(opened) > 1 else None,
     sources=tuple(s for one, own in zip(opened, rows, strict=True) for s in _sources(one, own)),
     decoded=read,
     shape=(opened[0].size, opened[0].size, max(one.channels for one in opened)),
     dtype=opened[0].dtype,
+    reading=opened[0].reading,
     digests=np.where(column["phash"] == "0", "", column["pixels_sha256"]),  # 0 stands for flat
   )
 
@@ -86,21 +88,34 @@ def _labelled(
   """Labels and classes by the column that the settings name."""
   if not cfg.label:
     return np.full(sum(map(len, rows)), contract.UNLABELLED, np.int32), ()
-  known = opened[0].table.column_names
-  if cfg.label not in known:
-    raise KeyError(
-      f"no column data.label={cfg.label!r} in {opened[0].folder}."
-      f"{files.suggestion(cfg.label, known)} There are {', '.join(known)}"
-    )
-  names = np.concatenate(
-    [_texts(one, cfg.label, own) for one, own in zip(opened, rows, strict=True)]
-  )
+  names = _column("label", cfg.label, opened, rows)
   blank = int((names == "").sum())
   if blank:
     raise ValueError(f"data.label={cfg.label}: {blank:,} of {len(names):,} images have none")
   classes = tuple(np.unique(names).tolist())
   files.need_classes(classes, f"column {cfg.label!r}")
   return files.index(names.tolist(), classes), classes
+
+
+def _column(
+  setting: str, name: str, opened: Sequence[collection_lib.Collection], rows: list[np.ndarray]
+) -> np.ndarray:
+  """[n] str of the column that a setting names. Raises KeyError where there is none."""
+  known = opened[0].table.column_names
+  if name not in known:
+    raise KeyError(
+      f"no column data.{setting}={name!r} in {opened[0].folder}."
+      f"{files.suggestion(name, known)} There are {', '.join(known)}"
+    )
+  return np.concatenate([_texts(one, name, own) for one, own in zip(opened, rows, strict=True)])
+
+
+def _kept(
+  cfg: settings.Collection, opened: Sequence[collection_lib.Collection], rows: list[np.ndarray]
+) -> tuple[dict[str, str], ...]:
+  """What the settings keep beside the scores, row by row; none where no column is named."""
+  columns = [_column("kept", name, opened, rows).tolist() for name in cfg.kept]
+  return tuple(dict(zip(cfg.kept, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def _sources(one: collection_lib.Collection, rows: np.ndarray) -> list[str]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import re
 from typing import NamedTuple
 
 import cv2
@@ -141,6 +142,25 @@ def catalogue(cfg: settings.Phantom) -> catalogue_lib.Catalogue:
     content=f"phantom {VERSION} patients={cfg.patients} seed={cfg.seed} shares={cfg.shares}",
     synthetic=True,
   )
+
+
+def marks(cfg: settings.Phantom, name: str) -> np.ndarray:
+  """Where a film shows its patient's marks: all that tells the classes apart.
+
+  Args:
+    cfg: of the set. name: the film's id in the catalogue.
+
+  Returns:
+    [64, 64] bool.
+  """
+  found = re.fullmatch(rf"phantom-s{cfg.seed}-p(\d+)-i(\d+)", name)
+  if found is None:
+    raise KeyError(f"no film {name!r} among patients of the seed {cfg.seed}")
+  number, film = map(int, found.groups())
+  patient = _draw_patient(cfg.seed, number, cfg.shares)
+  x, y = _pose(_rng(_IMAGE, cfg.seed, number, film))
+  blots = [_blot(MARKS[patient.label], mark, x, y) for mark in patient.marks]
+  return np.max(blots, axis=0) > 0.25  # half the least that lies inside: stars are mottled
 
 
 def _labels(cfg: settings.Phantom, labels: list[int]) -> np.ndarray:
@@ -345,11 +365,16 @@ def _clouds(clouds: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _mark(shape: Callable, mark: Mark, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  x, y = (x - mark.x) / mark.radius, (y - mark.y) / mark.radius
-  cos, sin = np.cos(mark.angle), np.sin(mark.angle)
-  blot = shape(cos * x + sin * y, cos * y - sin * x, mark)
+  blot = _blot(shape, mark, x, y)
   disc = np.pi * (mark.radius * SIZE / 2) ** 2  # pixels: every shape gets the light of a disc
   return blot * (mark.opacity * disc / blot.sum())
+
+
+def _blot(shape: Callable, mark: Mark, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Its form: about 1 inside and 0 outside."""
+  x, y = (x - mark.x) / mark.radius, (y - mark.y) / mark.radius
+  cos, sin = np.cos(mark.angle), np.sin(mark.angle)
+  return shape(cos * x + sin * y, cos * y - sin * x, mark)
 
 
 def _streak(x: np.ndarray, y: np.ndarray, mark: Mark) -> np.ndarray:

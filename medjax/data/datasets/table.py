@@ -41,6 +41,8 @@ def catalogue(cfg: settings.Table) -> catalogue_lib.Catalogue:
   _check_parts(sheet, parts)
   labels = _labels(sheet, cfg)
   training = [label for label, part in zip(labels, parts, strict=True) if part in ("", "train")]
+  if not (training or cfg.classes):
+    raise ValueError(f"{file}: no row is in the part 'train'")
   classes = tuple(cfg.classes or sorted({name for names in training for name in names}))
   files.need_classes(classes, str(file))
   _check_labels(sheet, labels, classes)
@@ -56,7 +58,7 @@ def catalogue(cfg: settings.Table) -> catalogue_lib.Catalogue:
     read=lambda row: paths[row].read_bytes(),
     content=catalogue_lib.fingerprint(paths),
     notes=notes,
-    metadata=sheet.records((*cfg.numbers, *cfg.categories)),
+    metadata=sheet.records((*cfg.numbers, *cfg.categories, *cfg.kept)),
     fields=(*map(metadata.Number, cfg.numbers), *map(metadata.Category, cfg.categories)),
   )
 
@@ -111,7 +113,7 @@ class _Sheet:
       raise KeyError(
         f"{self.file} has no column {name!r}, only {files.some(self.names, 8)}."
         f"{files.suggestion(name, self.names)} Columns are parted by commas and named by data.path,"
-        " data.label, data.part, data.group, data.numbers and data.categories"
+        " data.label, data.part, data.group, data.numbers, data.categories and data.kept"
       )
     cells = [row[name].strip() for row in self.rows]
     missing = [line for line, cell in zip(self.lines, cells, strict=True) if not cell]
@@ -152,8 +154,6 @@ def _check_parts(sheet: _Sheet, parts: Sequence[str]) -> None:
   wrong = sheet.where(parts, lambda part: part not in ("", *contract.PARTS))
   if wrong:
     raise ValueError(f"{sheet.file}: a part is train, val or test, not {wrong}")
-  if any(parts) and "train" not in parts:
-    raise ValueError(f"{sheet.file}: no row is in the part 'train'")
 
 
 def _check_labels(sheet: _Sheet, labels: Sequence[tuple[str, ...]], classes: Sequence[str]) -> None:
