@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from concurrent import futures
-import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +15,6 @@ from medjax.data.feed import resident as resident_lib
 from medjax.data.feed import tickets
 
 ODD = "odd"  # [b] bool, whether the image lies in the window of odd number
-_WINDOWS = ("odd", "even")
 
 Table = dict[str, jax.Array]
 
@@ -80,19 +77,17 @@ class Chunked(resident_lib.Split):
     return np.repeat(each, len(self.order.members), axis=1)
 
   def take(self, resident: contract.Tree, ticket: tickets.Ticket) -> contract.Batch:
-    """The images of a step, each from its window; most steps look into one of the two alone."""
+    """The images of a step, each from its window."""
     places, odd = ticket[resident_lib.PLACE], ticket[ODD]
 
     def chosen(one: jax.Array, other: jax.Array) -> jax.Array:
       return jnp.where(odd.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
-    def both() -> contract.Batch:
-      return jax.tree.map(chosen, *(resident_lib.taken(resident[n], places) for n in _WINDOWS))
-
-    alone = [functools.partial(resident_lib.taken, resident[n], places) for n in _WINDOWS]
-    which = jnp.where(odd.all(), 0, jnp.where(odd.any(), 2, 1))
-    found = lax.switch(which, [*alone, both])
-    return {**resident_lib.without(ticket, resident_lib.PLACE, ODD), **found}
+    both = (resident_lib.taken(resident[name], places) for name in ("odd", "even"))
+    return {
+      **resident_lib.without(ticket, resident_lib.PLACE, ODD),
+      **jax.tree.map(chosen, *both),
+    }
 
   def close(self) -> None:
     """Ends the thread and lets go of the pixels."""
