@@ -23,7 +23,9 @@ A pool of one's own, here MedNIST and Kermany's training films in one:
   ... --config.stages.pretrain.data.name=collection --config.stages.pretrain.data.root=runs/pool
 
 PneumoniaMNIST's images are crops of Kermany's films, which no audit sees: such a pool does not
-serve there. Not run to its end on the real files.
+serve there. `:ham10000` with 10 epochs of pretraining: macro F1 0.311 against 0.288 of random
+weights with 10 % of the labels, +0.023 (+0.007 to +0.039), and 0.329 against 0.304 with all of
+them, +0.025 (+0.010 to +0.041). The others were not run to their end on the real files.
 """
 
 from collections.abc import Iterator
