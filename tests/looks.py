@@ -18,7 +18,7 @@ MODELS = dict(
     pool="gap",
   ),
 )
-LENGTHS = dict(quadsnet="400 steps", mednet="400 steps", soft_attention="800 steps")
+LENGTHS = dict(quadsnet="1000 steps", mednet="400 steps", soft_attention="800 steps")
 
 
 def get_config(arg: str = "quadsnet") -> ConfigDict:
