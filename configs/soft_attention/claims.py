@@ -6,7 +6,7 @@
 MobileNet-V3 Small from random weights on HAM10000 at 64 px, dealt by lesion, three epochs of AdamW:
 the claims of Nguyen et al. 2022 (section 4) at a size at which two cores can test them. Every arm
 is scored on the same lesions; `study_summary.csv` in the workdir has the paired differences to the
-plain network. Variant `:smoke`.
+plain network. Not run to its end on the real files. Variant `:smoke`.
 """
 
 import functools

@@ -44,18 +44,16 @@ def names(classes: int, primary: str, multi_label: bool = False) -> tuple[str, .
   """The metrics that a report shows, the primary one first.
 
   It leaves out what others say as well: averages by the images of each class, but for that of F1,
-  and of two classes all averages of two rates that are both shown.
+  and of two classes all averages of two rates that are both shown. Quadratic kappa, which takes the
+  classes for steps of an order, is shown where it is the primary one alone.
   """
   known = metrics.names(classes, multi_label)
-  aside = {"misclassification"} | {
-    n for n in known if n.startswith("weighted_") or n.endswith("f5")
-  }
+  weighted, macro = ([n for n in known if n.startswith(f"{by}_")] for by in ("weighted", "macro"))
+  aside = {"misclassification", "quadratic_kappa", *weighted, *(n for n in known if n[-2:] == "f5")}
   if classes == 2 and not multi_label:
-    aside |= {"ovr_balanced", "quadratic_kappa"} | {n for n in known if n.startswith("macro_")}
-    aside -= {"macro_f1"}
+    aside |= {"ovr_balanced", *macro} - {"macro_f1"}
   else:
     aside -= {"weighted_f1"}
-  aside.add("misclassification")
   return tuple(dict.fromkeys((primary, *(n for n in known if n not in aside))))
 
 
