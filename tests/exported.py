@@ -13,11 +13,17 @@ from medjax.models import zoo
 from medjax.objectives import base
 
 TEMPERATURE = 1.5
+_COLD = {"gan": 0.3}  # without batch norm random weights tell images apart by a little only
 _CLASSES = 7  # at most: what 64 pixels can be told apart by
 
 
 def source(
-  model: settings.Model, size: int, channels: int = 3, classes: int = 3, metadata: int = 0
+  model: settings.Model,
+  size: int,
+  channels: int = 3,
+  classes: int = 3,
+  metadata: int = 0,
+  temperature: float = TEMPERATURE,
 ) -> program.Source:
   """A network whose scores depend on the image: batch norm has the statistics of some."""
   names, half = tuple(f"class{i}" for i in range(classes)), (0.5,) * channels
@@ -28,7 +34,7 @@ def source(
   params, stats = net.init(jax.random.key(0), jnp.zeros((1, *shape)))
   params = jax.tree.map(_moved, params)
   state = base.TrainState(jnp.zeros((), jnp.int32), params, stats, (), {})
-  chosen = operating.Operating(calibration.Temperature(TEMPERATURE, "val"))
+  chosen = operating.Operating(calibration.Temperature(temperature, "val"))
   found = program.Source(stage, info, state, chosen)
   batch = program.random_inputs(found, 8, seed=1) | {contract.MASK: np.ones(8, np.float32)}
   stats = jax.jit(objective.recalibrate)(state, batch)
@@ -47,7 +53,8 @@ def of_zoo(name: str, size: int = 64) -> program.Source:
   """A counted network at a small size, with at most a few classes."""
   entry = zoo.ENTRIES[name]
   classes = max(2, min(entry.classes, _CLASSES))
-  return source(_small(entry.model), size, entry.channels, classes, entry.metadata)
+  temperature = _COLD.get(name, TEMPERATURE)
+  return source(_small(entry.model), size, entry.channels, classes, entry.metadata, temperature)
 
 
 def _small(model: settings.Model) -> settings.Model:
