@@ -20,7 +20,17 @@ PACKAGE = ROOT / "medjax"
 
 BASE = {"contract", "settings", "ops", "trees"}
 LEVEL_0 = BASE | {"config", "imbalance", "losses", "rates", "metrics", "pixels", "augment", "mesh"}
-LEVEL_0 |= {"choices", "decisions", "delong", "mcnemar", "mixing", "prevalence", "scales", "tables"}
+LEVEL_0 |= {
+  "choices",
+  "command",
+  "decisions",
+  "delong",
+  "mcnemar",
+  "mixing",
+  "prevalence",
+  "scales",
+  "tables",
+}
 LEVEL_3 = LEVEL_0 | {"objectives.base"}
 LEVEL_4 = LEVEL_0 | {"models", "objectives", "checkpoint", "evaluate"}
 BELOW_5 = LEVEL_4 | {"data", "optim", "writer", "train", "report", "sampling"}

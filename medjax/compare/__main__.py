@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from medjax import compare
+from medjax import command, compare
 from medjax.compare import sheet, words
 
 
@@ -43,14 +43,7 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status."""
   args = _parser().parse_args(argv)
-  try:
-    _run(args)
-  except (ValueError, KeyError, OSError) as error:
-    if args.debug:
-      raise
-    print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-    return 1
-  return 0
+  return command.status(lambda: _run(args), args.debug)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import pathlib
 import sys
 
-from medjax import compare, contract, evaluate, metrics, phrases
+from medjax import command, compare, contract, evaluate, metrics, phrases
 from medjax.ensemble import scores, weights
 
 SHOWN = ("auc", "macro_f1", "log_loss", "ece")
@@ -77,14 +77,7 @@ def _tell(names: Sequence[str], tables: Sequence[contract.Predictions], resample
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status."""
   args = _parser().parse_args(argv)
-  try:
-    _run(args)
-  except (ValueError, KeyError, OSError) as error:
-    if args.debug:
-      raise
-    print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-    return 1
-  return 0
+  return command.status(lambda: _run(args), args.debug)
 
 
 if __name__ == "__main__":

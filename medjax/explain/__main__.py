@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
-from medjax import explain, saliency, trained
+from medjax import command, explain, saliency, trained
 from medjax.data import arguments, inputs
 from medjax.explain import filling, folder
 from medjax.predict import known as known_lib
@@ -91,14 +91,7 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status, 0 also where single files could not be read."""
   args = _parser().parse_args(argv)
-  try:
-    _run(args)
-  except (ValueError, KeyError, OSError) as error:
-    if args.debug:
-      raise
-    print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-    return 1
-  return 0
+  return command.status(lambda: _run(args), args.debug)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import Any
 
-from medjax import artifact, export, operating, trained
+from medjax import artifact, command, export, operating, trained
 from medjax.export import program
 
 
@@ -55,14 +55,7 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status."""
   args = _parser().parse_args(argv)
-  try:
-    _run(args)
-  except (ValueError, OSError, RuntimeError) as error:
-    if args.debug:
-      raise
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  return command.status(lambda: _run(args), args.debug)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from medjax import generate
+from medjax import command, generate
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,12 +62,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status."""
-  try:
-    _run(_parser().parse_args(argv))
-  except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  args = _parser().parse_args(argv)
+  return command.status(lambda: _run(args))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pathlib
 import sys
 
-from medjax import explain, predict
+from medjax import command, explain, predict
 from medjax.data import arguments, inputs, progress
 from medjax.explain import filling, folder
 from medjax.predict import known as known_lib
@@ -115,16 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status, 0 also where single files could not be read."""
   args = _parser().parse_args(argv)
   try:
-    _run(args)
+    return command.status(lambda: _run(args), args.debug)
   except KeyboardInterrupt:
     print("stopped; the same command with --resume goes on", file=sys.stderr)
     return 130
-  except (ValueError, KeyError, OSError) as error:
-    if args.debug:
-      raise
-    print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-    return 1
-  return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+"""The door of a command line: what went wrong is told in a line, and has a status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import sys
+
+
+def status(run: Callable[[], None], debug: bool = False) -> int:
+  """Runs a command; 0, or 1 where it raised an error, which is told on stderr.
+
+  Args:
+    run: the command. debug: whether errors are raised, with where they come from.
+  """
+  try:
+    run()
+  except (ValueError, KeyError, OSError, RuntimeError) as error:
+    if debug:
+      raise
+    print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+    return 1
+  return 0
