@@ -114,7 +114,7 @@ def test_folded_batch_norms_leave_the_scores(name, tmp_path):
   given = program.random_inputs(source, 3)
   want = exported.forward(source, given)
   got = artifact.opened(tmp_path / "out").scores(*given.values())
-  assert exported.difference(got, want) < 1e-5
+  assert exported.difference(got, want) < 3e-5  # two orders of 52 products, in float32
   (got,) = scored_by_onnx(tmp_path / "out" / artifact.ONNX, given, tmp_path, 3)
   assert exported.difference(got, want) < TOLERANCE
 
