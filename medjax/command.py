@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import pathlib
 import sys
 
 
@@ -20,3 +21,9 @@ def status(run: Callable[[], None], debug: bool = False) -> int:
     print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
     return 1
   return 0
+
+
+def check_empty(out: pathlib.Path) -> None:
+  """Raises FileExistsError where something is in the folder that a command is to fill."""
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise FileExistsError(f"{out} is not empty: give --out another folder, or move it away")

@@ -365,15 +365,15 @@ def _in_order(a: contract.Predictions, b: contract.Predictions) -> contract.Pred
     )
   rows = np.empty(len(a.ids), int)
   rows[order_a] = order_b
-  labels, groups = b.labels[rows], b.groups[rows]
-  relabelled = (labels != a.labels).reshape(len(labels), -1).any(axis=1)
-  other = np.flatnonzero(relabelled | (groups != a.groups))
+  found = b.rows(rows)
+  relabelled = (found.labels != a.labels).reshape(len(rows), -1).any(axis=1)
+  other = np.flatnonzero(relabelled | (found.groups != a.groups))
   if other.size:
     raise ValueError(
       f"the two tables give {other.size} images another label or group, first"
       f" {str(a.ids[other[0]])!r}: score both on one version of the set"
     )
-  return contract.Predictions(b.ids[rows], groups, b.split, labels, b.scores[rows], b.classes)
+  return found
 
 
 def _difference(points: Sequence[rates.Rate], resampled: Sequence[rates.Rate]) -> Difference:

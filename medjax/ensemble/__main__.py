@@ -37,8 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
   if len(args.models) < 2:
     raise ValueError("an ensemble is of two models or more, such as runs/seed0 runs/seed1")
-  if args.out.exists() and any(args.out.iterdir()):
-    raise ValueError(f"--out={args.out} is not empty: name another folder")
+  command.check_empty(args.out)
   if args.weights:
     folder = weights.average(args.models, args.out, args.stage)
     print(f"a workdir with the mean of the weights: {folder.parent}")

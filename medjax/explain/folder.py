@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from medjax import explain
+from medjax import command, explain
 from medjax import page as page_lib
 from medjax.data import readers
 
@@ -49,8 +49,7 @@ class Folder:
     Raises:
       FileExistsError: it holds something already.
     """
-    if out.exists() and any(out.iterdir()):
-      raise FileExistsError(f"{out} is not empty: give --out another folder")
+    command.check_empty(out)
     for name in ("overlays", "maps"):
       (out / name).mkdir(parents=True, exist_ok=True)
     self._out = out

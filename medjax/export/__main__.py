@@ -37,7 +37,7 @@ def source(model: pathlib.Path, stage: str = "") -> tuple[program.Source, dict[s
 
 
 def _run(args: argparse.Namespace) -> None:
-  export.check_empty(args.out)
+  command.check_empty(args.out)
   classifier, origin = source(args.model, args.stage)
   if args.onnx:
     print("converting in .venv-onnx beside launch/, which the first time is made: about 1 GB")

@@ -106,7 +106,7 @@ def write(
 
   Args:
     maker: of the images [n, H, W, C] uint8. labels: [n] that it was asked for.
-    out: see `check_empty`. more: entries of the account, besides.
+    out: a new or empty folder. more: entries of the account, besides.
   """
   names = maker.classes or ("images",)
   for label, name in enumerate(names):
@@ -117,12 +117,6 @@ def write(
   counts = np.bincount(labels, minlength=len(names)).tolist()
   told = account(maker) | {"images": dict(zip(names, counts, strict=True))} | more
   (out / generated.ACCOUNT).write_text(json.dumps(told, indent=2) + "\n")
-
-
-def check_empty(out: pathlib.Path) -> None:
-  """Raises FileExistsError where a folder holds something."""
-  if out.exists() and any(out.iterdir()):
-    raise FileExistsError(f"{out} is not empty: give --out another folder")
 
 
 def account(maker: Generator) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _counts(args: argparse.Namespace, maker: generate.Generator) -> list[int]:
 
 
 def _run(args: argparse.Namespace) -> None:
-  generate.check_empty(args.out)
+  command.check_empty(args.out)
   maker = generate.opened(args.workdir, args.stage)
   counts = _counts(args, maker)
   labels = np.repeat(np.arange(len(counts)), counts)
