@@ -213,7 +213,7 @@ def views(
 
 def classifies(stage: settings.Stage) -> bool:
   """Whether a stage learns a network that gives scores."""
-  return isinstance(stage.objective, settings.Supervised | settings.GANSemi)
+  return objectives.classifies(stage.objective)
 
 
 def wire(

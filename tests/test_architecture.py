@@ -87,7 +87,7 @@ TABLE = {
   | {"artifact", "explain", "operating", "trained", "views", "wiring"},
   "explain": BELOW_5 - {"report"} | {"page", "predict", "saliency", "trained"},
   "export": BELOW_5 - {"report"} | {"artifact", "calibration", "operating", "trained"},
-  "ensemble": BELOW_5 - {"report"} | {"compare", "phrases", "stages", "trained", "wiring"},
+  "ensemble": BELOW_5 | {"compare", "phrases", "provenance", "stages", "trained", "wiring"},
   "generate": BELOW_5 - {"report"} | {"fidelity", "judge", "trained", "wiring"},
   "compare": LEVEL_4 | {"figures", "page", "phrases", "report", "trained"},
   "runs": BELOW_5

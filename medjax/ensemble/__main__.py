@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import hashlib
 import json
 import pathlib
 import sys
 
-from medjax import command, compare, contract, evaluate, metrics, phrases
+from medjax import command, compare, contract, evaluate, metrics, phrases, provenance
 from medjax.ensemble import scores, weights
 
 SHOWN = ("auc", "macro_f1", "log_loss", "ece")
@@ -54,10 +53,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _keep(out: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
   """Keeps what the ensemble is made of."""
-  members = [
-    {"file": str(file.resolve()), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    for file in files
-  ]
+  members = [{"file": str(file.resolve()), "sha256": provenance.of_file(file)} for file in files]
   text = json.dumps({"mean_of_scores": members}, indent=2)
   (out / FILE).write_text(text + "\n", encoding="utf-8")
 

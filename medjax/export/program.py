@@ -37,7 +37,7 @@ class Source:
   operating: operating.Operating = operating.Operating()
 
   def __post_init__(self):
-    if not isinstance(self.stage.objective, settings.Supervised | settings.GANSemi):
+    if not objectives.classifies(self.stage.objective):
       raise ValueError(
         f"stage {self.stage.name!r} learns no classifier, so there are no scores to export: name a"
         " stage with one, such as by --stage finetune"

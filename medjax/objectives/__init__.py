@@ -22,6 +22,11 @@ OBJECTIVES: dict[type[settings.Objective], Callable] = {
 }
 
 
+def classifies(cfg: settings.Objective) -> bool:
+  """Whether an objective learns a network that gives scores of the data's classes."""
+  return isinstance(cfg, settings.Supervised | settings.GANSemi)
+
+
 def told(cfg: settings.Objective, info: contract.DataInfo) -> contract.DataInfo:
   """What the network is to know of the data: some objectives have classes of their own."""
   return pretext.turns_as_classes(info) if isinstance(cfg, settings.Rotation) else info
