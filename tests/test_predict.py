@@ -19,7 +19,16 @@ from scipy import special
 import untrained
 
 import medjax
-from medjax import artifact, calibration, evaluate, operating, settings, thresholds, trained
+from medjax import (
+  artifact,
+  calibration,
+  evaluate,
+  operating,
+  predict,
+  settings,
+  thresholds,
+  trained,
+)
 from medjax.export import __main__ as export
 from medjax.predict import __main__ as command
 from medjax.predict import scoring
@@ -135,6 +144,29 @@ def test_images_in_memory_score_as_their_files(images, workdir, predicted):
     classifier([np.zeros((8, 8))])
   with pytest.raises(ValueError, match="trained without metadata"):
     classifier(pixels[:1], [{"age": 3}])
+
+
+class Counting:
+  """A `scoring.Scorer` that scores nothing and notes how many images it was given at once."""
+
+  classes, image_shape, multi_label, encoding = ("no", "yes"), (8, 8, 1), False, ()
+  reading, operating = settings.Reading(), operating.Operating()
+
+  def __init__(self):
+    self.widths: list[int] = []
+
+  def scores(self, images: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
+    self.widths.append(len(images))
+    return np.zeros((len(images), 2))
+
+
+@pytest.mark.parametrize(
+  ("images", "widths"), [(0, []), (1, [1]), (3, [4]), (8, [8]), (9, [8, 8]), (16, [8, 8])]
+)
+def test_few_images_cost_no_whole_batch(images, widths):
+  counting = Counting()
+  found = predict.Predictor([counting], batch_size=8)(np.zeros((images, 8, 8, 1), np.uint8))
+  assert counting.widths == widths and found.shape == (images, 2)
 
 
 def test_inputs_are_files_folders_archives_patterns_and_names_on_standard_input(

@@ -19,6 +19,9 @@ from medjax.predict import scoring
 FILES, SIDE = 1000, 128
 LEAST = 0.9  # of the evaluation loop's rate
 GROWTH = 1.05  # of memory between the first and the second half
+# Backbones with soft attention, at the sizes that their authors used.
+LARGE = {"mobilenet_v3_large": 224, "densenet201": 224, "inception_resnet_v2": 299}
+ROUNDS = 5
 
 
 def memory() -> float:
@@ -90,3 +93,38 @@ def test_a_thousand_files_keep_up_with_evaluation(tmp_path):
   ours, theirs = len(good) / took, len(good) / (first + second)
   print(f"\nimages/s: predict {ours:.2f}, evaluation {theirs:.2f}, ratio {ours / theirs:.3f}")
   assert ours > LEAST * theirs
+
+
+def attentive(folder: pathlib.Path, backbone: str) -> predict.Predictor:
+  """A network of Nguyen et al. 2022 as their tables cut it, without metadata, weights at random."""
+  data = dict(name="phantom", image_size=LARGE[backbone], patients=40, channels=3)
+  model = dict(name="soft_attention", backbone=backbone, cut="paper", metadata="none")
+  stage = dict(data=data | dict(cache=f"{folder}/decoded"), model=model, eval=dict(batch_size=4))
+  opened = trained.opened(untrained.workdir(folder / backbone, **stage))
+  return predict.Predictor([scoring.Network(opened)])
+
+
+def seconds(predictor: predict.Predictor, images: np.ndarray) -> float:
+  start = time.perf_counter()
+  predictor(images)
+  return time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_milliseconds_of_large_networks(tmp_path):
+  """One image at a time and in batches of 32, round by round; no other work may be beside it."""
+  rng = np.random.default_rng(0)
+  predictors = {name: attentive(tmp_path, name) for name in LARGE}
+  images = {n: rng.integers(0, 256, (32, s, s, 3), np.uint8) for n, s in LARGE.items()}
+  sides = [(name, count) for count in (1, 32) for name in LARGE]
+  for name, count in sides:
+    seconds(predictors[name], images[name][:count])  # compiles
+  took: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
+  for name, count in sides * ROUNDS:
+    took[name, count].append(seconds(predictors[name], images[name][:count]) / count * 1e3)
+  print()
+  for (name, count), each in took.items():
+    print(f"{name}, {count} at once: {np.median(each):.1f} ms ({min(each):.1f} to {max(each):.1f})")
+  for count in (1, 32):
+    small, _, large = (np.median(took[name, count]) for name in LARGE)
+    assert small < large

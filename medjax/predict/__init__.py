@@ -30,7 +30,8 @@ class Predictor:
     classes: names of the K columns of scores.
     multi_label: whether an image may have several of the classes, or none.
     scorers: one for each model. views: what each sees of a file.
-    batch_size: images that are scored together, the last ones with filling.
+    batch_size: images that are scored together, the last ones with filling; fewer images in a call
+      are filled up to a power of two only, for each of which the network is compiled once.
   """
 
   def __init__(self, scorers: Sequence[scoring.Scorer], batch_size: int = BATCH):
@@ -70,15 +71,21 @@ class Predictor:
       raise ValueError(f"images are {list(images.shape)}, not [n, H, W, C]: put one into a list")
     known = known_lib.encoded(self.scorers, metadata, len(images))
     found = [np.zeros((0, len(self.classes)))]
-    for start in range(0, len(images), self.batch_size):
-      some = range(start, min(start + self.batch_size, len(images)))
+    wide = min(self.batch_size, 1 << max(len(images) - 1, 0).bit_length())
+    for start in range(0, len(images), wide):
+      some = range(start, min(start + wide, len(images)))
       pixels = [np.stack([readers.read(images[i], *view) for i in some]) for view in self.views]
-      found.append(self.scores(pixels, [None if k is None else k[some] for k in known]))
+      found.append(self.scores(pixels, [None if k is None else k[some] for k in known], wide))
     return np.concatenate(found)
 
-  def scores(self, pixels: Sequence[np.ndarray], known: Sequence[np.ndarray | None]) -> np.ndarray:
-    """[b, K] of a batch: pixels [b, H, W, C] and encoded metadata [b, M] for each scorer."""
-    wide, count = self.batch_size, len(pixels[0])
+  def scores(
+    self, pixels: Sequence[np.ndarray], known: Sequence[np.ndarray | None], wide: int
+  ) -> np.ndarray:
+    """[b, K] of a batch: pixels [b, H, W, C] and encoded metadata [b, M] for each scorer.
+
+    The batch is filled up to `wide`, so that the network is compiled for few sizes.
+    """
+    count = len(pixels[0])
     found = [
       scorer.scores(scoring.padded(p, wide), None if k is None else scoring.padded(k, wide))
       for scorer, p, k in zip(self.scorers, pixels, known, strict=True)
@@ -147,5 +154,5 @@ def _of(
   pixels = [np.stack(each) for each in zip(*(seen.pixels for seen in good), strict=True)]
   paths = [seen.path for seen in good]
   facts = known.of(paths) if known else [None] * len(predictor.scorers)
-  scores = predictor.scores(pixels, facts)
+  scores = predictor.scores(pixels, facts, predictor.batch_size)
   yield from map(table.Row, paths, predictor.predicted(scores), scores)
