@@ -15,6 +15,9 @@ random arm, and `study.png`.
   :smoke                                 drawn images, a few steps
   +imported                              a third arm from --config.init_from=FILE, weights of this
                                          network; of another one with --config.model.name=...
+  +careful                               arms that change less of what was pretrained: `frozen`, a
+                                         new head alone, and `decayed`, rates that fall by half from
+                                         each stage of the network to the one before
 
 A pool of one's own, here MedNIST and Kermany's training films in one:
 
@@ -73,6 +76,14 @@ TARGETS = dict(
 )
 TARGETS[""] = TARGETS["covid_ct"]
 ARMS = dict(random=dict(init_from=""), pretrained=dict(init_from="pretrain"))
+CAREFUL = dict(
+  frozen=dict(
+    init_from="pretrain",
+    optimizer=dict(freeze=("encoder",)),
+    train=dict(freeze_stats=True),
+  ),
+  decayed=dict(init_from="pretrain", optimizer=dict(layer_decay=0.5)),
+)
 FLOORS = {
   name: dict(init_from="", objective=dict(name="classical", classifier=name))
   for name in ("svm", "random_forest")
@@ -80,10 +91,11 @@ FLOORS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """The experiment; a target, and `+imported` for one more arm."""
+  """The experiment; a target, and `+imported` or `+careful` for more arms."""
   target, _, more = arg.partition("+")
   chosen = common.choose(target, **TARGETS)
-  arms = ARMS | FLOORS | common.choose(more, **{"": {}, "imported": dict(imported={})})
+  added = {"": {}, "imported": dict(imported={}), "careful": CAREFUL}
+  arms = ARMS | FLOORS | common.choose(more, **added)
   quick = target == "smoke"
   config = dict(
     title=f"Is pretraining worth it? {chosen['data']['name']}",
@@ -99,16 +111,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def _stages(chosen: dict, arms: dict, quick: bool) -> Iterator[dict]:
   """The pretraining, then every arm with every fraction and seed."""
+  tuning = common.SMOKE_TRAIN if quick else FINETUNE
   rows = [
-    dict(
-      name=f"{arm}_{fraction}_{seed}",
-      cell=(arm, fraction, str(seed)),
-      seed=seed,
-      data=chosen["data"] | dict(split=dict(fraction=float(fraction), fraction_seed=seed)),
-      augment=chosen["augment"],
-      train=common.SMOKE_TRAIN if quick else FINETUNE,
-      **changes,
-    )
+    common.merged(_row(chosen, arm, fraction, seed) | dict(train=tuning), changes)
     for fraction in chosen["fractions"]
     for seed in (SEEDS[:1] if quick else SEEDS)
     for arm, changes in arms.items()
@@ -124,3 +129,14 @@ def _stages(chosen: dict, arms: dict, quick: bool) -> Iterator[dict]:
     train=common.SMOKE_TRAIN if quick else pretrain,
   )
   yield from rows
+
+
+def _row(chosen: dict, arm: str, fraction: str, seed: int) -> dict:
+  """An arm with some of the labels; the seed also draws which."""
+  return dict(
+    name=f"{arm}_{fraction}_{seed}",
+    cell=(arm, fraction, str(seed)),
+    seed=seed,
+    data=chosen["data"] | dict(split=dict(fraction=float(fraction), fraction_seed=seed)),
+    augment=chosen["augment"],
+  )
