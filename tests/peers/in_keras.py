@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import in_medjax
 import jax
 import keras
 from keras import ops
@@ -18,6 +19,9 @@ def versions() -> dict[str, str]:
 
 
 def make(task: problem.Task, variant: str, steps: int) -> problem.Trainer:
+  mixed = task.precision == "bfloat16"
+  keras.config.set_floatx("float64" if task.precision == "float64" else "float32")
+  keras.config.set_dtype_policy("mixed_bfloat16" if mixed else keras.config.floatx())
   model = keras_networks.make(task)
   adam = keras.optimizers.Adam(problem.LEARNING_RATE, epsilon=problem.EPSILON)
   per_execution = int(variant.split()[0])
@@ -25,10 +29,19 @@ def make(task: problem.Task, variant: str, steps: int) -> problem.Trainer:
   images, targets = task.float_data(steps)
 
   def run() -> float:
-    done = model.fit(images, targets, problem.BATCH, verbose=0, shuffle=False)
+    done = model.fit(images, targets, task.batch, verbose=0, shuffle=False)
     return done.history["loss"][0]
 
-  return problem.Trainer(sum(v.value.size for v in model.trainable_variables), run)
+  def losses() -> list[float]:
+    found = []
+    for start in range(0, len(images), task.batch):
+      model.reset_metrics()
+      rows = slice(start, start + task.batch)
+      found.append(float(model.train_on_batch(images[rows], targets[rows])))
+    return found
+
+  parameters = sum(v.value.size for v in model.trainable_variables)
+  return problem.Trainer(parameters, run, losses, in_medjax.peak if task.device == "gpu" else None)
 
 
 def _loss(cfg: settings.Loss) -> Callable:

@@ -14,18 +14,20 @@ _BACKBONES = {
   "mobilenet_v2": keras.applications.MobileNetV2,
   "inception_v3": keras.applications.InceptionV3,
   "nasnet_mobile": keras.applications.NASNetMobile,
+  "nasnet_large": keras.applications.NASNetLarge,
+  "inception_resnet_v2": keras.applications.InceptionResNetV2,
 }
 
 
 def make(task: problem.Task) -> keras.Model:
   """Images in [0, 1] to logits."""
-  shape = task.side, task.side, 3
+  shape = task.side, task.side, task.channels
   if isinstance(task.cfg, settings.Backbone):
     backbone = _BACKBONES[task.cfg.name]
     return backbone(
       input_shape=shape, weights=None, classes=problem.CLASSES, classifier_activation=None
     )
-  network = _quadsnet if isinstance(task.cfg, settings.QuadSNet) else _mednet
+  network = _NETWORKS[type(task.cfg)]
   images = keras.Input(shape)
   return _with_kernels(keras.Model(images, network(task.cfg, images)))
 
@@ -88,6 +90,23 @@ def _pooled(x, times: int):
   for _ in range(times):
     x = layers.MaxPooling2D(2, padding="same")(x)
   return x
+
+
+def _pneumonia_cnn(cfg: settings.PneumoniaCNN, x):
+  for block, width in enumerate(problem.PNEUMONIA_WIDTHS, start=1):
+    path = f"encoder.block{block}"
+    conv = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"{path}.conv")
+    x = _batch_norm(cfg, f"{path}.bn")(_pooled(conv(x), 1))
+  x = layers.Dropout(cfg.dropout)(layers.Flatten()(x))
+  x = layers.Dense(problem.PNEUMONIA_HIDDEN, activation="relu", name="head.hidden")(x)
+  return layers.Dense(problem.CLASSES, name="head.classes")(layers.Dropout(cfg.dropout)(x))
+
+
+_NETWORKS = {
+  settings.QuadSNet: _quadsnet,
+  settings.MedNet: _mednet,
+  settings.PneumoniaCNN: _pneumonia_cnn,
+}
 
 
 def _batch_norm(cfg: settings.Model, name: str) -> layers.Layer:

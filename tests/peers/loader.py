@@ -1,41 +1,43 @@
-"""Times feeds of decoded images beside PyTorch's DataLoader and Grain, in one alternating run.
+"""Times feeds beside PyTorch's DataLoader and Grain, and of JPEG files beside one core.
 
   ./tests/peers/run.sh loader.py
 
-On CPU: uint8 images of 224 pixels, grey or in colour, in batches of 32, shuffled, decoded before.
-Every side is a process of its own and has the same images: the peers in memory, as tensors or as an
-array that Grain's pipeline takes one by one, with no workers and with two, of which the better
-counts; medjax resident on the device, split, in chunks, and streamed from memory, from a mapped
-file and from a prepared collection, whose images are kept once read, or read from its records in
-every epoch. A side's batch is there when it lies whole in memory
+is `bench.py --rows loader`. On CPU: uint8 images of 224 pixels, grey, in batches of 32, shuffled,
+decoded before. Every side is a process of its own and has the same images: the peers in memory, as
+tensors or as an array that Grain's pipeline takes one by one, with no workers and with two, of
+which the better counts; medjax resident on the device, split, in chunks, and streamed from memory,
+from a mapped file and from a prepared collection, whose images are kept once read, or read from its
+records in every epoch. A side's batch is there when it lies whole in memory
 that a training step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device.
 A feed that holds its images there writes every batch to a buffer there, as the compiled step does.
-A round is long, so that what a side has read ahead by then counts little.
+What a side has read ahead when a round begins is used up before the clock starts.
 
 Before that, every side adds up all pixels of two epochs: each image must come exactly twice.
+
+Then files: medjax's streamed feed, on every core, beside decoders in a plain loop on one.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import itertools
-import json
 import os
 import pathlib
-import shlex
-import subprocess
 import sys
 import tempfile
-import time
 
+import jpegs
 import numpy as np
+import results
 import rounds
 
+from medjax.bench import options as options_lib
+
 IMAGES, SIDE, BATCH, PER_DISPATCH = 2048, 224, 32, 8
-TARGET = 2.0
+AHEAD = 24  # batches, at least what any side has read ahead when a round begins
+STEPS, QUICK_STEPS, FILE_STEPS = 512, 128, 64  # batches of every side in a round
 SIDES = (
   ("medjax", "resident"),
   ("medjax", "split"),
@@ -49,68 +51,62 @@ SIDES = (
   ("grain", "0 threads"),
   ("grain", "2 threads"),
 )
+WANTED = {"torch": ">= 2"}
+DECODERS = ("simplejpeg", "opencv")
+DECODED = 0.9  # of what the best of them would do on every core
 Step = Callable[[int], None]  # takes so many batches
 Look = Callable[[int], Iterator[np.ndarray]]  # the same, to look at them
 
 
-def main() -> None:
-  asked = _asked()
-  if asked.side:
-    return work(*asked.side.split(":"), asked.steps, pathlib.Path(asked.folder))
-  print(f"command: {shlex.join(['./tests/peers/run.sh', 'loader.py', *sys.argv[1:]])}")
-  print(f"machine: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before", flush=True)
+def measure(asked: options_lib.Asked) -> Iterator[list[results.Measured]]:
+  """Decoded images, then files."""
+  steps = asked.steps or (QUICK_STEPS if asked.quick else STEPS)
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(tempfile.TemporaryDirectory())
-    images = write(pathlib.Path(folder), asked.channels)
-    sides = [start(stack, *side, asked.steps, folder) for side in SIDES]
+    images = write(pathlib.Path(folder), channels=1)
+    options = dict(steps=steps, folder=folder)
+    sides = [rounds.start(stack, "loader", *pair, options) for pair in SIDES]
     if {side.about["sum"] for side in sides} != {2 * int(images.sum(dtype=np.int64))}:
-      raise SystemExit(f"not every image came twice: {[(s.name, s.about) for s in sides]}")
-    rounds.alternate(sides, asked.rounds, asked.steps)
-  kind = {1: "grey", 3: "colour"}[asked.channels]
-  print(f"{kind} images a second, medians of {asked.rounds} rounds of {asked.steps} batches:")
-  best = rounds.best(sides)
-  for side in sides:
-    peers = ", ".join(
-      f"{best[peer].median / side.median:.1f} x {peer}'s better" for peer in ("torch", "grain")
-    )
-    print(f"  {side.name:32} {BATCH / side.median:9,.0f}   {peers}")
-  print(f"wanted: {TARGET} x")
+      raise rounds.Failed(f"not every image came twice: {[(s.name, s.about) for s in sides]}")
+    rounds.alternate(sides, asked.rounds, steps)
+  yield results.of_sides("loader", f"decoded_{SIDE}px", sides, WANTED, "seconds a batch")
+  with tempfile.TemporaryDirectory() as folder:
+    yield _of_files(asked, pathlib.Path(folder))
 
 
-def _asked() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-  parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--steps", type=int, default=512, help="batches of every side in a round")
-  parser.add_argument("--channels", type=int, default=1, help="1 (grey) or 3 (colour)")
-  parser.add_argument("--side", help="library:variant, of a process that this script starts")
-  parser.add_argument("--folder", help="of its images")
-  return parser.parse_args()
+def _of_files(asked: options_lib.Asked, folder: pathlib.Path) -> list[results.Measured]:
+  """Of JPEG files, decoded and fed."""
+  steps = asked.steps or FILE_STEPS
+  files, told = jpegs.files(folder)
+  options = dict(steps=steps, files=[str(file) for file in files])
+  with contextlib.ExitStack() as stack:
+    pairs = [("medjax", "streamed, files"), *((name, "one core, files") for name in DECODERS)]
+    sides = [rounds.start(stack, "loader", *pair, options) for pair in pairs]
+    rounds.alternate(sides, asked.rounds, steps)
+  best, cores = rounds.best(sides), len(os.sched_getaffinity(0))
+  fastest = min(best[name].median for name in DECODERS) / cores
+  what = f"share of {cores} x the best decoder on one core"
+  model = f"jpeg_{jpegs.SIDE}px"
+  return [
+    *results.of_sides("loader", model, sides, {}, f"seconds a batch of {told}"),
+    results.figure("loader", model, what, fastest / best["medjax"].median, f">= {DECODED}"),
+  ]
 
 
-def start(
-  stack: contextlib.ExitStack, library: str, variant: str, steps: int, folder: str
-) -> rounds.Side:
-  """Starts a side and waits until it has shown that it gives every image."""
-  command = [sys.executable, __file__, f"--side={library}:{variant}"]
-  command += [f"--steps={steps}", f"--folder={folder}"]
-  pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-  process = stack.enter_context(subprocess.Popen(command, env=os.environ | rounds.ON_CPU, **pipes))
-  stack.callback(process.kill)
-  return rounds.Side(library, variant, process, json.loads(process.stdout.readline()))
-
-
-def work(library: str, variant: str, steps: int, folder: pathlib.Path) -> None:
-  """What the process of a side does: adds up two epochs, then takes batches whenever asked."""
+def side(library: str, variant: str, options: dict) -> rounds.Work:
+  """What a process of `measure` does: adds up two epochs, then takes batches whenever asked."""
+  steps = options["steps"]
+  if "files" in variant:
+    files = [pathlib.Path(file) for file in options["files"]]
+    take = _of_feed(files) if library == "medjax" else _of_decoder(library, files)
+    return rounds.Work(lambda: take(steps), {}, before=lambda: take(AHEAD))
+  folder = pathlib.Path(options["folder"])
   images = np.load(folder / "images.npy", mmap_mode="r" if "file" in variant else None)
   make = {"medjax": of_medjax, "torch": of_torch, "grain": of_grain}[library]
   take, look = make(variant, images, folder)
-  total = sum(int(batch.sum(dtype=np.int64)) for batch in look(2 * IMAGES // BATCH))
-  take(steps)
-  print(json.dumps({"sum": total}), flush=True)
-  for _ in sys.stdin:
-    began = time.perf_counter()
-    take(steps)
-    print(json.dumps({"seconds": time.perf_counter() - began, "peak": 0}), flush=True)
+  epochs = 2 * IMAGES // BATCH
+  total = sum(int(batch.sum(dtype=np.int64)) for batch in look(epochs))
+  return rounds.Work(lambda: take(steps), {"sum": total}, before=lambda: take(AHEAD))
 
 
 def write(folder: pathlib.Path, channels: int) -> np.ndarray:
@@ -219,5 +215,53 @@ def _of_batches(batches: Iterator[np.ndarray]) -> tuple[Step, Look]:
   return take, lambda count: itertools.islice(batches, count)
 
 
+def _of_feed(files: list[pathlib.Path]) -> Step:
+  """medjax's feed of files, read and decoded in every epoch."""
+  import jax
+
+  from medjax import mesh as mesh_lib
+  from medjax import settings
+  from medjax.data import catalogue, readers
+  from medjax.data import feed as feed_lib
+
+  reading = settings.Reading()
+
+  def read(row: int) -> np.ndarray:
+    return readers.read(files[row].read_bytes(), jpegs.SIDE, 1, reading)
+
+  ids, labels = np.arange(len(files)).astype(str), np.zeros(len(files), np.int32)
+  part = catalogue.Part("train", ids, ids, labels, read, None)
+  cfg = settings.Feeding(memory_gb=0.0)
+  feed = feed_lib.training(part, BATCH, 0, mesh_lib.make(), "streamed", cfg=cfg)
+
+  def take(count: int) -> None:
+    for _ in range(count // PER_DISPATCH):
+      jax.block_until_ready(feed.next(PER_DISPATCH))
+
+  return take
+
+
+def _of_decoder(library: str, files: list[pathlib.Path]) -> Step:
+  """A decoder alone, in a loop, on one core."""
+  import cv2
+  import simplejpeg
+
+  os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+  cv2.setNumThreads(1)
+  decode = {
+    "simplejpeg": lambda data: simplejpeg.decode_jpeg(data, "GRAY"),
+    "opencv": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE),
+  }[library]
+  rows = itertools.cycle(files)
+
+  def take(count: int) -> None:
+    for file in itertools.islice(rows, count * BATCH):
+      decode(file.read_bytes())
+
+  return take
+
+
 if __name__ == "__main__":
-  main()
+  import bench
+
+  sys.exit(bench.main(["--rows=loader", *sys.argv[1:]]))

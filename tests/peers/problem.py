@@ -16,12 +16,14 @@ import numpy as np
 
 from medjax import settings
 
-BATCH, CLASSES = 16, 2
+BATCH, CLASSES, SIDE = 16, 2, 64
 LEARNING_RATE = 1e-4
 EPSILON = 1e-8  # of Adam, whose default differs from library to library
 CHECKED_STEPS = 2  # one update; after more of them rounding alone drives the losses apart
 
-# Network -> its trainable parameters with two classes.
+# Networks beside those of `settings.VARIANTS`.
+_OWN = {"mednet_8": settings.MedNet(width=8)}
+# Network -> its trainable parameters with two classes, of images of its size in `SIDES`.
 PARAMETERS = {
   "quadsnet_exact": 5_235_944,  # of the paper
   "quadsnet": 5_237_736,  # with batch norm in every block
@@ -31,15 +33,23 @@ PARAMETERS = {
   "mobilenet_v2": 2_226_434,
   "inception_v3": 21_772_450,
   "nasnet_mobile": 4_235_092,
+  "inception_resnet_v2": 54_279_266,
+  "nasnet_large": 84_728_216,
+  "mednet_8": 328_130,  # the quickstart's
+  "pneumonia_cnn": 176_562,
 }
 # The same where a library has others.
 OTHER_PARAMETERS = {
   ("torch", "resnet50"): 23_512_130,  # no biases before batch norm
   ("torch", "inception_v3"): 21_789_666,  # a factor in every batch norm
+  ("torch", "inception_resnet_v2"): 54_309_538,  # the same
 }
-LEAST_SIDES = {"inception_v3": 96}  # of 64 pixels its strides leave nothing
+# Of 64 pixels the strides of the Inceptions leave nothing.
+SIDES = {"inception_v3": 96, "inception_resnet_v2": 96, "mednet_8": 28, "pneumonia_cnn": 28}
+GREY = {"mednet_8", "pneumonia_cnn"}  # one channel, else three
 # Stream of QuadSNet -> side of its kernels, whether they are separable.
 STREAMS = {"cs3": (3, False), "cs5": (5, False), "ss3": (3, True), "ss5": (5, True)}
+PNEUMONIA_WIDTHS, PNEUMONIA_HIDDEN = (256, 64, 16), 64  # of its blocks and its dense layer
 STEM_WIDTH, BRANCHES = 64, (1, 3, 5, 7)  # of MedNet: channels, sides of a block's kernels
 
 
@@ -49,12 +59,18 @@ class Task:
 
   Attributes:
     cfg: settings of the network, which takes pixels as they are. loss: as in the paper, or softmax
-      cross-entropy. side: of the images, in pixels.
+      cross-entropy. side: of the images, in pixels. channels: theirs. batch: images in one.
+    precision: `float32`; `bfloat16`, in which parameters and statistics stay float32; or `float64`,
+      all of it. device: `cpu` or `gpu`.
   """
 
   cfg: settings.Model
   loss: settings.Loss
   side: int
+  channels: int
+  batch: int
+  precision: str
+  device: str
 
   @property
   def same_kernels(self) -> bool:
@@ -67,27 +83,32 @@ class Task:
     return dataclasses.replace(self, cfg=dataclasses.replace(self.cfg, dropout=0.0))
 
   def data(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Uniform uint8 images [steps * BATCH, side, side, 3] and int32 labels."""
+    """Uniform uint8 images [steps * batch, side, side, channels] and int32 labels."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (steps * BATCH, self.side, self.side, 3), np.uint8)
+    shape = steps * self.batch, self.side, self.side, self.channels
+    images = rng.integers(0, 256, shape, np.uint8)
     return images, rng.integers(0, CLASSES, len(images)).astype(np.int32)
 
   def float_data(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """For who does not want to convert them in every step: float32 in [0, 1], one-hot labels."""
+    """For who does not want to convert them in every step: floats in [0, 1], one-hot labels."""
     images, labels = self.data(steps)
-    return images.astype(np.float32) / 255, np.eye(CLASSES, dtype=np.float32)[labels]
+    dtype = np.float64 if self.precision == "float64" else np.float32
+    return images.astype(dtype) / 255, np.eye(CLASSES, dtype=dtype)[labels]
 
 
-def parameters(library: str, network: str) -> int:
-  """How many a library trains."""
-  return OTHER_PARAMETERS.get((library, network), PARAMETERS[network])
+def more_parameters(library: str, network: str) -> int:
+  """How many more than medjax a library trains."""
+  return OTHER_PARAMETERS.get((library, network), PARAMETERS[network]) - PARAMETERS[network]
 
 
-def task(network: str) -> Task:
-  """The training of a network of `PARAMETERS`."""
-  cfg = dataclasses.replace(settings.VARIANTS[settings.Model][network], preprocess="unit")
+def task(
+  network: str, side: int = 0, batch: int = BATCH, precision: str = "float32", device: str = "cpu"
+) -> Task:
+  """The training of a network of `PARAMETERS`; without `side`, of images as large as it needs."""
+  cfg = dataclasses.replace((settings.VARIANTS[settings.Model] | _OWN)[network], preprocess="unit")
   loss = settings.Margin() if isinstance(cfg, settings.QuadSNet) else settings.SoftmaxCE()
-  return Task(cfg, loss, LEAST_SIDES.get(network, 64))
+  channels = 1 if network in GREY else 3
+  return Task(cfg, loss, side or SIDES.get(network, SIDE), channels, batch, precision, device)
 
 
 def arriving(cfg: settings.MedNet, block: int) -> list[tuple[int, str]]:
@@ -107,6 +128,12 @@ def pools(cfg: settings.MedNet, start: int, end: int) -> int:
   return sum(start < block <= end for block in cfg.pooled)
 
 
+def same_pads(size: int, window: int, stride: int) -> tuple[int, int]:
+  """Zeros (before, after) with which medjax and Keras fill up a map to a strided convolution."""
+  zeros = max(0, (-(-size // stride) - 1) * stride + window - size)
+  return zeros // 2, zeros - zeros // 2
+
+
 def kernel(path: str, shape: tuple[int, ...]) -> np.ndarray:
   """A kernel by its name in medjax, Glorot-uniform, float32 [kh, kw, C, F] or [D, F]."""
   *window, inputs, outputs = shape
@@ -122,7 +149,11 @@ class Trainer:
   Attributes:
     parameters: how many are trained.
     run: trains on all batches once, in their order; returns the mean of their losses.
+    losses: does the same, one batch a call where need be; returns the loss of each.
+    peak: most memory held on the device, in MB, where the process's is not what counts.
   """
 
   parameters: int
   run: Callable[[], float]
+  losses: Callable[[], list[float]]
+  peak: Callable[[], int] | None = None

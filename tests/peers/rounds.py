@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import json
@@ -13,8 +14,33 @@ import sys
 import time
 
 _SETTLING = 0.3  # seconds
-WORKER = pathlib.Path(__file__).with_name("worker.py")
-ON_CPU = {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": ""}
+HERE = pathlib.Path(__file__).parent
+_ALIKE = {"KERAS_BACKEND": "jax"}
+# Device -> environment of every process. On a GPU several of them share its memory.
+ON = {
+  "cpu": _ALIKE | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+  "gpu": _ALIKE | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+
+
+class Failed(RuntimeError):
+  """A process ended, or does not do the work that the others do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What the process of a side does, see `worker`.
+
+  Attributes:
+    run: a round of it. about: what it says of itself, JSON types.
+    before: what comes before a round and is not timed: uses up what was read ahead.
+    peak: most memory held since the start, in MB; None for that of the process.
+  """
+
+  run: Callable[[], object]
+  about: dict
+  peak: Callable[[], int] | None = None
+  before: Callable[[], object] = lambda: None
 
 
 @dataclasses.dataclass
@@ -46,14 +72,30 @@ class Side:
 
 
 def start(
-  stack: contextlib.ExitStack, library: str, variant: str, network: str, steps: int
+  stack: contextlib.ExitStack, module: str, library: str, variant: str, options: dict
 ) -> Side:
-  """Starts a worker and waits until it has compiled; `stack` ends it."""
-  command = [sys.executable, str(WORKER), library, variant, network, str(steps)]
+  """Starts a worker and waits until it has compiled; `stack` ends it.
+
+  Args:
+    stack: of processes. module: with `side(library, variant, options)`, which gives a `Work`.
+    library, variant: what is to run. options: `device`, `precision` and what the module takes.
+
+  Raises:
+    Failed: the process ended.
+  """
+  command = [sys.executable, str(HERE / "worker.py"), module, library, variant]
+  command += [json.dumps(options)]
   pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-  process = stack.enter_context(subprocess.Popen(command, env=os.environ | ON_CPU, **pipes))
+  process = stack.enter_context(subprocess.Popen(command, env=environment(**options), **pipes))
   stack.callback(process.kill)
   return Side(library, variant, process, _answer(process))
+
+
+def environment(device: str = "cpu", precision: str = "", **rest) -> dict[str, str]:
+  """Of a process: which device it has, and whether JAX has float64."""
+  del rest
+  wide = {"JAX_ENABLE_X64": "1"} if precision == "float64" else {}
+  return os.environ | ON[device] | wide
 
 
 def alternate(sides: list[Side], count: int, steps: int) -> None:
@@ -78,8 +120,27 @@ def best(sides: list[Side]) -> dict[str, Side]:
   return {side.library: side for side in slowest_first}
 
 
+def alone(module: str, options: dict, **env: str) -> dict:
+  """What a module's `main(options)` returns, run in a process of its own.
+
+  Raises:
+    Failed: it ended otherwise; its error is on stderr.
+  """
+  lines = "import json, sys, importlib as i; o = json.loads(sys.argv[2]); "
+  lines += "print(json.dumps(i.import_module(sys.argv[1]).main(o)))"
+  command = [sys.executable, "-c", lines, module, json.dumps(options)]
+  path = {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+  done = subprocess.run(
+    command, env=environment(**options) | path | env, stdout=subprocess.PIPE, text=True
+  )
+  if done.returncode:
+    raise Failed(f"{module} ended with {done.returncode}: its error is above")
+  return json.loads(done.stdout.splitlines()[-1])
+
+
 def _answer(process: subprocess.Popen) -> dict:
   line = process.stdout.readline()
   if not line:
-    raise SystemExit(f"{process.args} ended with {process.wait()}: its error is above")
+    said = " ".join(process.args[2:5])
+    raise Failed(f"{said} ended with {process.wait()}: its error is above")
   return json.loads(line)

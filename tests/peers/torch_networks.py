@@ -17,14 +17,18 @@ _BACKBONES = {
   "resnet50": "resnet50",
   "mobilenet_v2": "mobilenetv2_100",
   "inception_v3": "inception_v3",
+  "inception_resnet_v2": "inception_resnet_v2",
+  "nasnet_large": "nasnetalarge",
 }
 
 
-def make(cfg: settings.Model) -> nn.Module:
+def make(task: problem.Task) -> nn.Module:
   """Images in [0, 1] to logits."""
-  if isinstance(cfg, settings.Backbone):
-    return _backbone(cfg.name)
-  return _with_kernels((_QuadSNet if isinstance(cfg, settings.QuadSNet) else _MedNet)(cfg))
+  if isinstance(task.cfg, settings.Backbone):
+    return _backbone(task.cfg.name)
+  networks = {settings.QuadSNet: _QuadSNet, settings.MedNet: _MedNet}
+  network = networks.get(type(task.cfg), _PneumoniaCNN)
+  return _with_kernels(network(task))
 
 
 def _backbone(name: str) -> nn.Module:
@@ -60,11 +64,11 @@ def _stride_first(net: nn.Module) -> None:
 
 
 class _QuadSNet(nn.Module):
-  def __init__(self, cfg: settings.QuadSNet):
+  def __init__(self, task: problem.Task):
     super().__init__()
-    self.streams = cfg.streams
+    cfg, self.streams = task.cfg, task.cfg.streams
     self.encoder = nn.ModuleDict(
-      {name: _stream(cfg, *problem.STREAMS[name]) for name in cfg.streams}
+      {name: _stream(cfg, task.channels, *problem.STREAMS[name]) for name in cfg.streams}
     )
     fused = len(cfg.streams) * cfg.widths[-1]
     if cfg.bn == "fusion":
@@ -83,8 +87,8 @@ class _QuadSNet(nn.Module):
     return self.head(self.pool(x).permute(0, 2, 3, 1).flatten(1))  # in medjax's order
 
 
-def _stream(cfg: settings.QuadSNet, size: int, separable: bool) -> nn.Sequential:
-  widths = itertools.pairwise((3, *cfg.widths))
+def _stream(cfg: settings.QuadSNet, channels: int, size: int, separable: bool) -> nn.Sequential:
+  widths = itertools.pairwise((channels, *cfg.widths))
   blocks = (_block(cfg, size, separable, *pair) for pair in widths)
   return _named(**{f"block{number}": block for number, block in enumerate(blocks, start=1)})
 
@@ -109,11 +113,17 @@ def _separable(inputs: int, features: int, size: int) -> nn.Sequential:
 
 
 class _MedNet(nn.Module):
-  def __init__(self, cfg: settings.MedNet):
+  def __init__(self, task: problem.Task):
     super().__init__()
-    self.cfg, stem, width = cfg, problem.STEM_WIDTH, 4 * cfg.width
+    cfg = self.cfg = task.cfg
+    stem, width = problem.STEM_WIDTH, 4 * cfg.width
+    first = problem.same_pads(task.side, 3, 2)
+    second = problem.same_pads(-(-task.side // 2), 5, 2)
     self.encoder = nn.ModuleDict(
-      {"stem1": _strided(cfg, 3, stem, 3, (0, 1)), "stem2": _strided(cfg, stem, stem, 5, (1, 2))}
+      {
+        "stem1": _strided(cfg, task.channels, stem, 3, first),
+        "stem2": _strided(cfg, stem, stem, 5, second),
+      }
     )
     for block in range(1, cfg.blocks + 1):
       self.encoder[f"b{block}"] = _MedNetBlock(cfg, width if block > 1 else stem)
@@ -151,6 +161,33 @@ class _MedNetBlock(nn.ModuleDict):
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     branches = [self[f"conv{size}"](x).relu() for size in problem.BRANCHES]
     return torch.cat(branches, 1) + self["short"](x)
+
+
+class _PneumoniaCNN(nn.Module):
+  def __init__(self, task: problem.Task):
+    super().__init__()
+    cfg, side, inputs = task.cfg, task.side, task.channels
+    self.encoder = nn.ModuleDict()
+    for number, width in enumerate(problem.PNEUMONIA_WIDTHS, start=1):
+      self.encoder[f"block{number}"] = _named(
+        conv=nn.Conv2d(inputs, width, 3, padding=1),
+        relu=nn.ReLU(inplace=True),
+        pool=nn.MaxPool2d(2, ceil_mode=True),
+        bn=_batch_norm(cfg, width),
+      )
+      side, inputs = -(-side // 2), width
+    self.dropout = nn.Dropout(cfg.dropout)
+    self.head = _named(
+      hidden=nn.Linear(side * side * inputs, problem.PNEUMONIA_HIDDEN),
+      relu=nn.ReLU(inplace=True),
+      dropout=nn.Dropout(cfg.dropout),
+      classes=nn.Linear(problem.PNEUMONIA_HIDDEN, problem.CLASSES),
+    )
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    for block in self.encoder.values():
+      x = block(x)
+    return self.head(self.dropout(x.permute(0, 2, 3, 1).flatten(1)))  # in medjax's order
 
 
 def _conv_bn(cfg: settings.MedNet, inputs: int, features: int, size: int) -> nn.Sequential:

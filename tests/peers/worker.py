@@ -1,14 +1,13 @@
-"""One library in a process of its own, which trains whenever it is asked to.
+"""One library in a process of its own, which works whenever it is asked to.
 
-  python worker.py torch channels_last quadsnet_exact 4
+  python worker.py training_step torch channels_last '{"network": "mednet", "steps": 4}'
 
-says on stdout, a line of JSON each: first what it runs, then for every line on stdin the seconds of
-so many steps, and the most memory that the process has held while it trained, in MB: with the
-library and the images, without what only the compiler needed. Whatever libraries print goes to
-stderr.
+says on stdout, a line of JSON each: first what it runs, with the seconds of the first round, in
+which libraries compile; then for every line on stdin the seconds of a round, and the most memory
+that it has held in the rounds, in MB: with the library and the images, without what only the
+compiler needed. Whatever libraries print goes to stderr.
 
-A library's module has `versions()` and `make(task, variant, steps)`, which gives a
-`problem.Trainer`.
+A module has `side(library, variant, options)`, which gives a `rounds.Work`.
 """
 
 from __future__ import annotations
@@ -17,38 +16,32 @@ import ctypes
 import gc
 import importlib
 import json
-import math
 import os
 import pathlib
 import sys
 import time
 
-import problem
+import rounds
 
 _PROCESS = pathlib.Path("/proc/self")
 
 
-def main(library: str, variant: str, network: str, steps: str) -> None:
+def main(module: str, library: str, variant: str, options: str) -> None:
   answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-  module, task = importlib.import_module(f"in_{library}"), problem.task(network)
-  about = {"versions": module.versions()}
-  if task.same_kernels:
-    about["loss"] = module.make(task.without_dropout, variant, problem.CHECKED_STEPS).run()
-  trainer = module.make(task, variant, int(steps))
-  trainer.run()  # compiles
+  work = importlib.import_module(module).side(library, variant, json.loads(options))
+  first = _seconds(work)  # compiles
   _forget_peak()
-  trainer.run()  # takes back the memory that it trains in
-  print(json.dumps(about | {"parameters": trainer.parameters}), file=answers)
+  work.run()  # takes back the memory that it works in
+  print(json.dumps(work.about | {"first": first}), file=answers)
   for _ in sys.stdin:
-    print(json.dumps({"seconds": _seconds(trainer), "peak": _peak()}), file=answers)
+    print(json.dumps({"seconds": _seconds(work), "peak": (work.peak or _peak)()}), file=answers)
 
 
-def _seconds(trainer: problem.Trainer) -> float:
+def _seconds(work: rounds.Work) -> float:
+  work.before()
   start = time.perf_counter()
-  loss = trainer.run()
-  if not math.isfinite(loss):
-    raise FloatingPointError(f"the loss is {loss}")
+  work.run()
   return time.perf_counter() - start
 
 
