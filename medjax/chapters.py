@@ -180,7 +180,7 @@ def _intervals(kept: Mapping[str, list[float]]) -> dict[str, metrics.Interval]:
 def _gallery(file: pathlib.Path) -> report.Gallery | None:
   if not file.is_file():
     return None
-  with np.load(file) as kept:
+  with np.load(file, allow_pickle=False) as kept:
     return report.Gallery(
       kept["pictures"], kept["rows"].tolist(), kept.get("overlays"), str(kept["note"])
     )

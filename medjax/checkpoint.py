@@ -1,33 +1,53 @@
 """Checkpoints of a stage: the last one and the best one, written in the background.
 
 `folder/last/STEP` and `folder/best/STEP` each hold `state` (nested dicts of arrays, readable
-without this code's classes) and `meta` (JSON: what the loop must know to go on). A checkpoint
-appears under its name only once it is whole, so a killed run leaves the one before. Which restore
-wins is written in `Checkpoints.resume`: the last one, always; `best` is for scoring alone.
+without this code's classes), `meta` (JSON: what the loop must know to go on) and `sums` (a checksum
+of each array and of `meta`). A checkpoint appears under its name only once it is whole, so a killed
+run leaves the one before. Which restore wins is written in `Checkpoints.resume`: the last one that
+is whole, always; `best` is for scoring alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
+import json
 import logging
 import pathlib
 import shutil
 from typing import Any
+import zlib
 
 from flax import serialization
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from medjax import contract, trees
+from medjax import cluster, contract, trees
 from medjax.objectives import base
 
 LAST, BEST = "last", "best"
+_DAMAGED = "damaged"  # beside them: what could not be read, set aside
+_FEWEST = 2  # last ones that stay: disks do damage files, and then the one before is gone on from
 _MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays, and some for the log
-_SHOWN = 300  # characters of a storage error
+_SHOWN, _BRIEFLY = 300, 100  # characters of an error in writing, and in reading
 
 # What Orbax's threads log of a failed write is raised by `save` or `wait`, and told once.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class Damaged(ValueError):
+  """A checkpoint that cannot be read, or is not what was written.
+
+  Attributes:
+    what: which one, and in what way.
+  """
+
+  def __init__(self, where: pathlib.Path, reason: str):
+    self.what = f"{where} is damaged: {reason}"
+    super().__init__(
+      f"{self.what}. Bring it back from a copy, or move it away: one that is left is then taken"
+    )
 
 
 class Checkpoints:
@@ -37,14 +57,15 @@ class Checkpoints:
     """Opens the stage's checkpoints; the folder is made if it is missing.
 
     Args:
-      folder: of them. snapshots: how many of the last ones stay.
+      folder: of them. snapshots: how many of the last ones stay, and two in any case.
     """
     self.folder = folder
-    kept = {LAST: snapshots, BEST: 1}
-    self._managers = {kind: _manager(folder / kind, kept[kind]) for kind in kept}
+    kept = {LAST: max(snapshots, _FEWEST), BEST: 1}
+    kinds = kept if cluster.lead() else {}
+    self._managers = {kind: _manager(folder / kind, kept[kind]) for kind in kinds}
 
   def save(self, kind: str, step: int, state: base.TrainState, meta: dict[str, Any]) -> None:
-    """Writes in the background a copy of `state` as it is now.
+    """Writes in the background a copy of `state` as it is now; of several processes, the lead does.
 
     Args:
       kind: `LAST` or `BEST`; an earlier one of the kind goes once this one is whole.
@@ -55,12 +76,18 @@ class Checkpoints:
     Raises:
       OSError: an earlier write failed, for example on a full disk.
     """
+    if not cluster.lead():
+      return
     manager = self._managers[kind]
     if step in manager.all_steps():
       return
     copied = jax.tree.map(np.array, jax.device_get(serialization.to_state_dict(state)))
     _check_room(copied, self.folder)
-    items = ocp.args.Composite(state=ocp.args.StandardSave(copied), meta=ocp.args.JsonSave(meta))
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(copied),
+      meta=ocp.args.JsonSave(meta),
+      sums=ocp.args.JsonSave(_sums(copied, meta)),
+    )
     _told(lambda: manager.save(step, args=items), self.folder)
 
   def wait(self) -> None:
@@ -69,41 +96,148 @@ class Checkpoints:
       _told(manager.wait_until_finished, self.folder)
 
   def close(self) -> None:
-    """Ends the writers."""
+    """Ends the writers. Raises OSError where the last write failed."""
     for manager in self._managers.values():
-      manager.close()
+      _told(manager.close, self.folder)
 
-  def resume(self, shapes: base.TrainState) -> tuple[base.TrainState, dict[str, Any]] | None:
-    """The last checkpoint in the structure of `shapes`, or None where there is none yet."""
-    return None if self.latest(LAST) is None else self.restore(LAST, shapes)
+  def resume(
+    self, shapes: base.TrainState, say: Callable[[str], None] = print
+  ) -> tuple[base.TrainState, dict[str, Any]] | None:
+    """The last checkpoint that is whole, or None where there is none yet.
+
+    Args:
+      shapes: its structure. say: is told of those after it, which are set aside.
+
+    Raises:
+      Damaged: there are some, and none is whole: the newest is told.
+      ValueError: it holds another model's tensors.
+    """
+    return _heard(lambda: self._newest(shapes, say), shapes)
+
+  def _newest(
+    self, shapes: base.TrainState, say: Callable[[str], None]
+  ) -> tuple[base.TrainState, dict[str, Any]] | None:
+    damaged: dict[int, Damaged] = {}
+    for step in sorted(self._managers[LAST].all_steps(), reverse=True):
+      try:
+        found = self._read(LAST, step, shapes)
+      except Damaged as error:
+        damaged[step] = error
+        continue
+      for later, told in damaged.items():
+        say(f"{told.what}; it is set aside as {self._set_aside(later)}")
+      return found
+    if damaged:
+      raise damaged[max(damaged)]
+    return None
+
+  def _set_aside(self, step: int) -> pathlib.Path:
+    """Moves a last checkpoint out of the way of the one that will be written at the same step."""
+    target = self.folder / _DAMAGED / str(step)
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    (self.folder / LAST / str(step)).rename(target)
+    self._managers[LAST].reload()
+    return target
 
   def restore(self, kind: str, state: base.TrainState) -> tuple[base.TrainState, dict[str, Any]]:
     """Reads a checkpoint into the structure of `state`.
 
     Raises:
       FileNotFoundError: there is none of that kind.
+      Damaged: it is not what was written.
       ValueError: it holds another model's tensors.
     """
-    step = self._managers[kind].latest_step()
+    step = self.latest(kind)
     if step is None:
       raise FileNotFoundError(f"no {kind} checkpoint in {self.folder}; train the stage first")
-    saved = self._managers[kind].restore(step, args=_RESTORE)
-    wanted = serialization.to_state_dict(state)
-    _check_same(wanted, saved.state, self.folder / kind / str(step))
-    return serialization.from_state_dict(state, saved.state), saved.meta
+    found = _heard(lambda: self._read(kind, step, state), state)
+    assert found is not None
+    return found
+
+  def _read(
+    self, kind: str, step: int, state: base.TrainState
+  ) -> tuple[base.TrainState, dict[str, Any]]:
+    where = self.folder / kind / str(step)
+
+    def read() -> Saved:
+      found = self._managers[kind].restore(step, args=_RESTORE)
+      return found.state, found.meta
+
+    saved, meta = _whole(where, read)
+    _check_same(serialization.to_state_dict(state), saved, where)
+    return serialization.from_state_dict(state, saved), meta
 
   def latest(self, kind: str) -> int | None:
     """Step of the newest checkpoint of a kind, None where there is none."""
-    return self._managers[kind].latest_step()
+    steps = cluster.told(lambda: json.dumps(self._managers[kind].latest_step()).encode())
+    return json.loads(steps)
+
+
+def _heard(read: Callable[[], Found | None], shapes: base.TrainState) -> Found | None:
+  """What the lead reads, in every process, in the structure of `shapes`."""
+  if cluster.processes() == 1:
+    return read()
+
+  def packed() -> bytes:
+    found = read()
+    if found is None:
+      return b""
+    return serialization.msgpack_serialize(
+      {"state": serialization.to_state_dict(found[0]), "meta": json.dumps(found[1])}
+    )
+
+  if not (data := cluster.told(packed)):
+    return None
+  tree = serialization.msgpack_restore(data)
+  return serialization.from_state_dict(shapes, tree["state"]), json.loads(tree["meta"])
 
 
 _RESTORE = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+_JSON = "metadata"  # the file that Orbax makes of a JSON item
+Saved = tuple[dict[str, Any], dict[str, Any]]  # state and meta
+Found = tuple[base.TrainState, dict[str, Any]]  # the same, in a stage's structure
+
+
+def _sums(state: contract.Tree, meta: dict[str, Any]) -> dict[str, int]:
+  """Checksums of the bytes of each array on the host, by its path, and of `meta`."""
+  leaves = trees.flatten({"state": state}).items()
+  found = {path: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for path, leaf in leaves}
+  return found | {"meta": zlib.crc32(json.dumps(meta, sort_keys=True).encode())}
+
+
+def _whole(where: pathlib.Path, read: Callable[[], Saved]) -> Saved:
+  """What `read` gives of a checkpoint, if it is what was written.
+
+  Raises:
+    Damaged: it is not, or cannot be read.
+  """
+  try:
+    saved, own = read(), where / "sums" / _JSON
+    written = json.loads(own.read_text()) if own.is_file() else {}  # older ones have no sums
+  except Exception as error:  # of all that a library may say of a file that is cut or garbled
+    raise Damaged(where, str(error)[:_BRIEFLY] or type(error).__name__) from error
+  found = _sums(*saved) if written else {}
+  if differ := [path for path in found | written if found.get(path) != written.get(path)]:
+    raise Damaged(where, f"{differ[0]} is not what was written")
+  return saved
 
 
 def _manager(folder: pathlib.Path, most: int) -> ocp.CheckpointManager:
   folder.mkdir(parents=True, exist_ok=True)
-  options = ocp.CheckpointManagerOptions(max_to_keep=most, enable_async_checkpointing=True)
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=most,
+    enable_async_checkpointing=True,
+    create=False,
+    multiprocessing_options=_alone(),
+  )
   return ocp.CheckpointManager(folder.resolve(), options=options)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+  """Orbax is to wait for no other process: state is whole in each, and the lead alone writes."""
+  here = {} if cluster.processes() == 1 else {"active_processes": {0}}
+  return ocp.options.MultiprocessingOptions(**here, barrier_sync_key_prefix="lead")
 
 
 def _check_room(tree: contract.Tree, folder: pathlib.Path) -> None:
@@ -154,15 +288,37 @@ def weights(stage_folder: pathlib.Path) -> tuple[dict[str, Any], str]:
 
   Raises:
     FileNotFoundError: no checkpoint there.
+    Damaged: the preferred one is not what was written.
   """
   for found in _candidates(stage_folder):
-    saved = ocp.StandardCheckpointer().restore((found / "state").resolve())
+    saved, _ = _whole(found, functools.partial(_read_alone, found))
     evaluated = (saved.get("extra") or {}).get(base.AVERAGE, saved)
     return {key: evaluated[key] for key in ("params", "stats")}, str(found)
   raise FileNotFoundError(
     f"init_from: no checkpoint under {stage_folder}; name an earlier stage or a folder that "
     "holds checkpoints/best or checkpoints/last, such as runs/quickstart/pretrain"
   )
+
+
+def heard_weights(stage_folder: pathlib.Path) -> tuple[dict[str, Any], str]:
+  """`weights` in every process, read by the lead."""
+  if cluster.processes() == 1:
+    return weights(stage_folder)
+
+  def packed() -> bytes:
+    tree, place = weights(stage_folder)
+    return serialization.msgpack_serialize({"tree": tree, "place": place})
+
+  heard = serialization.msgpack_restore(cluster.told(packed))
+  return heard["tree"], heard["place"]
+
+
+def _read_alone(where: pathlib.Path) -> Saved:
+  """A checkpoint by its folder."""
+  with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+    state = reader.restore((where / "state").resolve())
+  meta = where / "meta" / _JSON
+  return state, json.loads(meta.read_text()) if meta.is_file() else {}
 
 
 def _candidates(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -180,12 +180,12 @@ def _kept(cfg: settings.Classical, part: Any, cache: pathlib.Path) -> np.ndarray
   file = cache / f"features-{digest.hexdigest()[:32]}.npy"
   if not file.is_file():
     found = np.concatenate([features(images, cfg.features) for images in _images(part)])
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(0o700, parents=True, exist_ok=True)
     partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
     with partial.open("wb") as stream:
       np.save(stream, found)
     partial.replace(file)
-  return np.load(file)
+  return np.load(file, allow_pickle=False)
 
 
 def _images(part: Any) -> Iterator[np.ndarray]:

@@ -343,6 +343,7 @@ def _paths(prototype: Any, where: str) -> Iterator[str]:
 _RANGES = {
   "train.batch_size": (1, math.inf),
   "train.steps_per_dispatch": (1, math.inf),
+  "train.memory_gb": (0, math.inf),
   "train.stop.patience": (0, math.inf),
   "train.stop.min_delta": (0, math.inf),
   "optimizer.accumulate": (1, math.inf),

@@ -89,7 +89,7 @@ def table(fn: Callable, state: base.TrainState, feed: Any) -> np.ndarray:
       batches[step - _AHEAD].block_until_ready()
   return np.concatenate(
     [  # slots past a batch's own rows only fill up the devices
-      batch[0, : len(feed.rows(step))] for step, batch in enumerate(jax.device_get(batches))
+      batch[0, : len(feed.rows(step))] for step, batch in enumerate(mesh_lib.fetch(batches))
     ]
   )
 

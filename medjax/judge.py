@@ -9,7 +9,7 @@ import pathlib
 import jax
 import numpy as np
 
-from medjax import data, evaluate, fidelity, trained, wiring
+from medjax import checkpoint, data, evaluate, fidelity, trained, wiring
 from medjax import mesh as mesh_lib
 from medjax.data import catalogue
 from medjax.data import feed as feed_lib
@@ -60,7 +60,7 @@ def opened(folder: pathlib.Path, mesh: jax.sharding.Mesh) -> wiring.Bench:
 
 def weights(bench: wiring.Bench) -> tuple[base.TrainState, str]:
   """The best state of a stage, as it is evaluated and without its optimizer, and its place."""
-  state, place = trained.weights(bench.folder)
+  state, place = trained.weights(bench.folder, checkpoint.heard_weights)
   return mesh_lib.put(bench.mesh, state), place
 
 

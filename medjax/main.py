@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 
-from medjax import runs
+from medjax import place, runs
 
 STOPPED = 75  # exit status of a run that a signal ended and that the same command continues
 _LINES = 12
@@ -21,8 +21,14 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--config", help="config file, or FILE:ARG such as configs/x.py:smoke")
   parser.add_argument("--workdir", type=pathlib.Path, help="folder of the run; default runs/CONFIG")
   parser.add_argument("--task", default="train", help=f"one of {', '.join(runs.TASKS)}")
+  parser.add_argument("--coordinator", default="", help="HOST:PORT of process 0, of several")
+  parser.add_argument("--processes", type=int, default=0, help="how many run together")
+  parser.add_argument("--process", type=int, default=-1, help="which of them this is, from 0")
   parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-  parser.epilog = "--config.KEY=VALUE overrides a setting, e.g. --config.optimizer.lr=3e-4"
+  parser.epilog = (
+    "--config.KEY=VALUE overrides a setting, e.g. --config.optimizer.lr=3e-4. Several processes"
+    " find each other by themselves under SLURM (srun) and Open MPI."
+  )
   return parser
 
 
@@ -39,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   # Outside the training loop a SIGTERM ends the run like Ctrl-C: what is saved is whole.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    runs.start(args.task, args.config, args.workdir, _overrides(rest))
+    where = place.found(args.coordinator, args.processes, args.process)
+    runs.start(args.task, args.config, args.workdir, _overrides(rest), where)
   except KeyboardInterrupt as stop:
     print(f"stopped{stop}; the same command goes on from the last checkpoint", flush=True)
     return STOPPED

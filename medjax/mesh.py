@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from medjax import contract
+from medjax import cluster, contract
 
 REPLICATED = PartitionSpec()
 
@@ -35,8 +36,37 @@ def padded(size: int, mesh: Mesh) -> int:
 
 
 def put(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
-  """Copies a tree of host arrays to the mesh: to every device, or cut by `spec`."""
-  return jax.device_put(tree, NamedSharding(mesh, spec))
+  """Copies a tree of host arrays to the mesh: to every device, or cut by `spec`.
+
+  Of several processes each has the whole, and fills its own devices.
+  """
+  sharding = NamedSharding(mesh, spec)
+  if cluster.processes() == 1:
+    return jax.device_put(tree, sharding)
+
+  def one(leaf: Any) -> jax.Array:
+    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(
+        one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+      )
+    host = np.asarray(jax.device_get(leaf))
+    host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype))
+    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+  # `device_put` would first compare the values of all processes, every time, over the network.
+  with jax.transfer_guard_host_to_device("allow"):
+    return jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+  """Host copies of a tree of arrays; rows on devices of other processes come over the network."""
+
+  def one(leaf: jax.Array) -> np.ndarray:
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+      return jax.device_get(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+  return jax.device_get(tree) if cluster.processes() == 1 else jax.tree.map(one, tree)
 
 
 def own(mesh: Mesh, size: int) -> np.ndarray:
@@ -53,7 +83,7 @@ def put_own(mesh: Mesh, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
     tree: of host arrays: those slots that are this process's `own`, or all where nothing is cut.
     spec: how the whole is cut.
   """
-  if jax.process_count() == 1:
+  if cluster.processes() == 1:
     return put(mesh, tree, spec)
   sharding = NamedSharding(mesh, spec)
   with jax.transfer_guard_host_to_device("allow"):  # this call is as explicit as `device_put`

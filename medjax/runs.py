@@ -20,8 +20,10 @@ from medjax import (
   breakdown,
   chapters,
   classical,
+  cluster,
   contract,
   data,
+  lock,
   points,
   provenance,
   report,
@@ -33,6 +35,7 @@ from medjax import (
 )
 from medjax import config as config_lib
 from medjax import mesh as mesh_lib
+from medjax import place as place_lib
 from medjax.data import catalogue
 from medjax.models.pretrained import manifests
 
@@ -42,16 +45,23 @@ _LEARNT_BY = {
   "data": ("image_size", "channels"),
   "eval": ("every", "select", "recalibrate", "monitors"),
 }
+# What a stage that goes on may do otherwise than it began: nothing that is learnt depends on it.
+_FREE = {"data": ("cache", "patience", "threads"), "train": ("memory_gb", "profile")}
 
 
 def start(
-  task: str, spec: str | None, workdir: pathlib.Path | None, overrides: Sequence[str]
+  task: str,
+  spec: str | None,
+  workdir: pathlib.Path | None,
+  overrides: Sequence[str],
+  place: place_lib.Place | None = None,
 ) -> None:
   """Runs a task by name.
 
   Args:
     task: one of `TASKS`. spec: config file, `FILE[:ARG]`; a workdir that exists needs none.
     workdir: folder of the run, by default named by the config. overrides: `"key=value"`.
+    place: of this process among several, from `place.found`.
 
   Raises:
     ValueError: an unknown task, or too little said.
@@ -67,7 +77,8 @@ def start(
   jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(_COMPILED).expanduser()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  TASKS[task](_preprocessed(config_lib.parse(tree, overrides)), workdir)
+  with cluster.joined(place, workdir) as own:
+    TASKS[task](_preprocessed(config_lib.parse(tree, overrides)), own)
 
 
 def _preprocessed(config: settings.Config) -> settings.Config:
@@ -98,8 +109,10 @@ def _adopting(stage: settings.Stage, origin: pathlib.Path) -> settings.Stage:
 
 def train(config: settings.Config, workdir: pathlib.Path) -> None:
   """Trains every stage, or goes on with them; scores those that classify; writes the report."""
-  _claim(workdir, config)
-  _run(config, workdir, stages.fit)
+  workdir.mkdir(0o700, parents=True, exist_ok=True)  # what it will hold is of patients
+  with lock.held(workdir):
+    _claim(workdir, config)
+    _run(config, workdir, stages.fit)
 
 
 def evaluate(config: settings.Config, workdir: pathlib.Path) -> None:
@@ -110,7 +123,8 @@ def evaluate(config: settings.Config, workdir: pathlib.Path) -> None:
   """
   stored = config_lib.parse(_stored(workdir))
   _refuse_other(_learnt(stored), _learnt(config), workdir)
-  _run(config, workdir, lambda bench, sources: None, again=True)
+  with lock.held(workdir):
+    _run(config, workdir, lambda bench, sources: None, again=True)
 
 
 TASKS: dict[str, Callable[[settings.Config, pathlib.Path], None]] = {
@@ -132,10 +146,24 @@ def _run(
   folders = {stage.name: workdir / stage.name for stage in config.stages}
   found = []
   for stage in config.stages:
-    chapter = None if again else chapters.saved(folders[stage.name])
-    with pace(stage.name, chapter is not None):
-      found.append(chapter or _staged(config, stage, folders, mesh, fit))
-  written = _report(config, found, workdir)
+    chapter, finished = _kept(folders[stage.name], again)
+    with pace(stage.name, finished):
+      found.append(chapter if finished else _staged(config, stage, folders, mesh, fit))
+  if cluster.lead():
+    _tell(config, [chapter for chapter in found if chapter], workdir)
+
+
+def _kept(folder: pathlib.Path, again: bool) -> tuple[report.StageReport | None, bool]:
+  """The chapter of a stage that is finished, which the lead has, and whether it is."""
+  chapter = None if again else chapters.saved(folder)
+  return chapter, bool(cluster.told(lambda: b"kept" if chapter else b""))
+
+
+def _tell(
+  config: settings.Config, chapters: list[report.StageReport], workdir: pathlib.Path
+) -> None:
+  """Writes the report and prints its table."""
+  written = _report(config, chapters, workdir)
   if written.study is not None:
     study.write(workdir, written.study)
   page = report.write(workdir / "report.html", written)
@@ -148,14 +176,13 @@ def _staged(
   folders: dict[str, pathlib.Path],
   mesh: jax.sharding.Mesh,
   fit: Callable,
-) -> report.StageReport:
-  """Takes a stage to its end."""
+) -> report.StageReport | None:
+  """Takes a stage to its end; of several processes, the lead has its chapter."""
   folder, seed = folders[stage.name], config.seed if stage.seed is None else stage.seed
   folder.mkdir(parents=True, exist_ok=True)
   apart = [other.data for other in config.stages if other.name in stage.audit_against]
-  splits = data.make(stage.data, folder / "quarantine.tsv", apart)
+  splits = cluster.in_turn(lambda: _decoded(stage, folder, apart))
   if _classifies(stage):
-    splits = data.beside(splits, stage.data, stage.eval.tests)
     points.check(stage, splits)
   breakdown.check(stage, splits)
   trained.remember(folder, splits.info)
@@ -166,9 +193,19 @@ def _staged(
     with bench.feeds:
       fit(bench, folders)
       tables = stages.score(bench)
+  if not cluster.lead():
+    return None
   chapter = chapters.of(stage, splits, tables, folder, config.seed)
   chapters.save(folder, chapter)
   return chapter
+
+
+def _decoded(
+  stage: settings.Stage, folder: pathlib.Path, apart: Sequence[settings.Data]
+) -> catalogue.Splits:
+  """The parts of a stage's data, and beside them the further sets that it is tested on."""
+  splits = data.make(stage.data, folder / "quarantine.tsv", apart)
+  return data.beside(splits, stage.data, stage.eval.tests) if _classifies(stage) else splits
 
 
 def _floor(
@@ -269,12 +306,22 @@ def _claim(workdir: pathlib.Path, config: settings.Config) -> None:
   learnt = (f"*/{stages.CHECKPOINTS}/*/*", f"*/{chapters.FILE}")
   if (workdir / trained.CONFIG).is_file() and any(any(workdir.glob(each)) for each in learnt):
     stored = config_lib.parse(_stored(workdir))  # with defaults for settings that are newer
-    _refuse_other(config_lib.to_dict(stored), config_lib.to_dict(config), workdir)
+    start = f"--config.init_from={workdir / config.stages[-1].name}"
+    instead = f". To go on from what was learnt there, as a new run: {start} and another --workdir"
+    _refuse_other(_bound(stored), _bound(config), workdir, instead)
     return
-  workdir.mkdir(parents=True, exist_ok=True)
   partial = workdir / f"{trained.CONFIG}.partial"
   partial.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
   partial.replace(workdir / trained.CONFIG)
+
+
+def _bound(config: settings.Config) -> dict[str, Any]:
+  """The part of a config that a run which goes on must keep to."""
+  tree = config_lib.to_dict(config)
+  for stage in tree["stages"]:
+    for group, keys in _FREE.items():
+      stage[group] = {key: value for key, value in stage[group].items() if key not in keys}
+  return tree
 
 
 def _learnt(config: settings.Config) -> dict[str, Any]:
@@ -286,14 +333,15 @@ def _learnt(config: settings.Config) -> dict[str, Any]:
   return tree
 
 
-def _refuse_other(theirs: Any, ours: Any, workdir: pathlib.Path) -> None:
-  """Raises ValueError with the settings in which two configs differ."""
+def _refuse_other(theirs: Any, ours: Any, workdir: pathlib.Path, instead: str = "") -> None:
+  """Raises ValueError with the settings in which two configs differ, and what to do `instead`."""
   differ = list(_differences(theirs, ours, ""))
   if differ:
     raise ValueError(
       f"{workdir} was made by another config; give this one another --workdir. They differ in "
       + "; ".join(differ[:5])
       + (f" and {len(differ) - 5} more" if len(differ) > 5 else "")
+      + instead
     )
 
 

@@ -49,7 +49,7 @@ class Painter:
     own = np.resize(labels[start : start + self.count], self.count).astype(np.int32)
     numbers = np.arange(start, start + self.count, dtype=np.int32)
     inputs = mesh_lib.put(self.mesh, (numbers, own), mesh_lib.cut())
-    return np.asarray(jax.device_get(self.sample(state, self.key, *inputs)))
+    return np.asarray(mesh_lib.fetch(self.sample(state, self.key, *inputs)))
 
 
 def make(objective: base.Sampler, mesh: Mesh, state: Any, seed: int) -> Painter:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import gc
+import json
 import pathlib
 import time
 from typing import Any
@@ -15,18 +17,22 @@ import numpy as np
 
 from medjax import (
   checkpoint,
+  cluster,
   contract,
   figures,
   metrics,
   monitors,
   optim,
   pixels,
+  planner,
   points,
   probing,
+  profiling,
   sampling,
   settings,
   trees,
   wiring,
+  witness,
 )
 from medjax import judge as judge_lib
 from medjax import mesh as mesh_lib
@@ -58,15 +64,20 @@ def fit(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> None:
     if step == bench.total or standing.stop.exhausts(bench.stage.train.stop.patience):
       return
     writer = stack.enter_context(contextlib.closing(_writer(bench, step)))
-    feed, clock = bench.shuffled(step), train_lib.Clock()
+    (feed, run), clock = _compiled(bench, step), train_lib.Clock()
     state = mesh_lib.put(bench.mesh, state)
-    run, watch = _compiled(bench, feed, step), _watched(bench, state)
+    watch = _watched(bench, state)
     record = train_lib.Record(
       _row_writer(bench, writer, clock, step), _explainer(bench, feed, saved), meta.get("pending")
     )
-    course = _Course(bench, saved, writer, record, standing, watch, _judge(bench, sources))
+    seen = _witness(bench, step, stack)
+    run = seen.watching(run) if seen else run
+    course = _Course(bench, saved, writer, record, standing, watch, _judge(bench, sources), seen)
+    wanted, left = bench.stage.train.profile, range(step, bench.total)
+    where = bench.folder / profiling.FOLDER
+    stack.enter_context(_settled())
     end = train_lib.train(
-      run,
+      stack.enter_context(profiling.traced(run, where, wanted, left, bench.say)),
       state,
       feed,
       course.hooks(),
@@ -80,21 +91,33 @@ def fit(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> None:
     )
     course.save(end.step, end.state)
     saved.wait()
+    cluster.barrier("saved")  # nobody goes on with what is not on the disk
   if end.stopped:
-    raise KeyboardInterrupt(f" at step {end.step} of stage {bench.stage.name}")
+    raise cluster.Stopped(f" at step {end.step} of stage {bench.stage.name}")
 
 
-def _compiled(bench: wiring.Bench, feed: feed_lib.Feed, step: int) -> Callable:
-  """The training step; compiles all else that the stage will run, too."""
+def _compiled(bench: wiring.Bench, step: int) -> tuple[feed_lib.Feed, Callable]:
+  """The feed and the training step; compiles all else that the stage will run, too."""
   bench.say("compiling, or reading what an earlier start compiled")
   began = time.perf_counter()
-  run = bench.program(feed, step)
+  fitted = planner.fitted(bench, step)
   if bench.scores:
     _ = bench.scorer
   if bench.paint or bench.scores or bench.stage.eval.monitors:
     _ = bench.evaluated
+  cluster.barrier("compiled")  # the first collective gives up where one is half a minute late
   bench.say(f"compiled in {time.perf_counter() - began:.1f} s")
-  return run
+  return fitted
+
+
+@contextlib.contextmanager
+def _settled() -> Iterator[None]:
+  """Lets Python's collector pass over what is there by now, so that it is quick in the loop."""
+  gc.freeze()
+  try:
+    yield
+  finally:
+    gc.unfreeze()
 
 
 def _watched(bench: wiring.Bench, state: base.TrainState) -> monitors.Monitors | None:
@@ -123,7 +146,7 @@ def _resumed(
   bench: wiring.Bench, saved: checkpoint.Checkpoints
 ) -> tuple[base.TrainState, dict[str, Any]] | None:
   """The last checkpoint, where there is one."""
-  found = saved.resume(bench.shapes)
+  found = saved.resume(bench.shapes, bench.say)
   if found is not None:
     bench.say(f"resumed from step {int(found[0].step)}")
   return found
@@ -159,7 +182,7 @@ def _from_checkpoint(
   target: contract.Tree, where: pathlib.Path, stage: settings.Stage
 ) -> tuple[contract.Tree, trees.Account, str]:
   """Fills `target` from a checkpoint, whose encoder must be the same as the stage's."""
-  source, place = checkpoint.weights(where)
+  source, place = checkpoint.heard_weights(where)
   _check_alike(target["params"], source["params"], place)
   moved, account = trees.transfer(target, source)
   if strays := [path for path in account.new if path.split("/")[1] == "encoder"]:
@@ -193,10 +216,11 @@ def _check_frozen_stats(stage: settings.Stage, account: trees.Account) -> None:
 
 def _writer(bench: wiring.Bench, step: int) -> writer_lib.Writer:
   """The stage's log; at its beginning, with the settings and a look at augmented images."""
+  shown = {} if step else {"augmented": _augmented(bench)}
   writer = writer_lib.make(bench.folder, bench.stage.name, step)
-  if step == 0:
+  if shown:
     writer.hparams(trees.flatten(dataclasses.asdict(bench.stage)))
-    writer.images(0, {"augmented": _augmented(bench)})
+    writer.images(0, shown)
   return writer
 
 
@@ -209,6 +233,15 @@ def _augmented(bench: wiring.Bench) -> np.ndarray:
   return np.asarray(jax.jit(bench.augmenter)(key, images, jnp.asarray(slots)))
 
 
+def _witness(bench: wiring.Bench, step: int, stack: contextlib.ExitStack) -> witness.Witness | None:
+  """What writes down which images the steps from here on are given, where that is asked for."""
+  if not bench.stage.train.log_images:
+    return None
+  ids = bench.splits.parts["train"].ids
+  seen = witness.Witness(bench.folder, bench.stage.name, ids, step)
+  return stack.enter_context(contextlib.closing(seen))
+
+
 def _row_writer(
   bench: wiring.Bench, writer: writer_lib.Writer, clock: train_lib.Clock, step: int
 ) -> Callable[[int, dict[str, float]], None]:
@@ -216,9 +249,11 @@ def _row_writer(
   stage, shown = bench.stage, ("loss", "accuracy", "alignment", f"val/{bench.stage.eval.select}")
   progress = train_lib.Progress(stage.name, step, bench.total, stage.train.batch_size, shown)
   collapse = train_lib.Collapse(writer_lib.read(bench.folder / writer_lib.FILE), bench.say)
+  starving = train_lib.Starving(bench.say)
 
   def write(step: int, row: dict[str, float]) -> None:
     shares, row = clock.shares(), collapse(row)
+    starving(shares)
     writer.scalars(step, row)
     writer.timings(step, {"steps_per_second": progress.rate(step)})
     writer.timings(step, {f"time/{name}": share for name, share in shares.items()})
@@ -259,10 +294,11 @@ class _Course:
     standing: optim.Standing,
     watch: monitors.Monitors | None,
     judge: judge_lib.Watch | None,
+    seen: witness.Witness | None,
   ):
     self._bench, self._saved, self._writer = bench, saved, writer
     self._record, self._standing, self._watch = record, standing, watch
-    self._judge = judge
+    self._judge, self._seen = judge, seen
 
   @property
   def scale(self) -> float:
@@ -283,6 +319,8 @@ class _Course:
     """Saves the state and all that the loop needs to go on from it."""
     standing = dataclasses.asdict(self._standing)
     meta = {"pending": self._record.pending(step), "standing": standing}
+    if self._seen:
+      self._seen.write()
     self._saved.save(checkpoint.LAST, step, state, meta)
 
   def _flush(self, step: int, found: dict[str, float]) -> None:
@@ -291,6 +329,7 @@ class _Course:
     self._record.flush(step, {"lr": lr} | found)
 
   def _evaluate(self, step: int, state: base.TrainState) -> bool:
+    gc.collect()  # the last one's figures: with their canvases they lie in circles of megabytes
     self._record.pending(step)  # tells a loss that is not finite before it spoils the scores
     state = self._bench.evaluated(state)
     seen = self._look(step, state)
@@ -318,7 +357,7 @@ class _Course:
   def _validate(self, step: int, state: base.TrainState, seen: dict[str, float]) -> bool:
     bench, stage = self._bench, self._bench.stage
     table = bench.scorer("val", state)
-    found = metrics.summary(table)
+    found = json.loads(cluster.told(lambda: json.dumps(metrics.summary(table)).encode()))
     self._flush(step, seen | {f"val/{name}": value for name, value in found.items()})
     before, stop = self._standing, stage.train.stop
     self._standing = before.after(found, step, stage.eval.select, stop, stage.optimizer)

@@ -23,7 +23,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
-from medjax import contract
+from medjax import cluster, contract
 from medjax import mesh as mesh_lib
 from medjax.objectives import base
 
@@ -88,17 +88,46 @@ def dispatcher(
   return mesh_lib.mapped(dispatch, mesh, specs, (whole, whole), donate=(0,))
 
 
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What `compiled` makes; called as the function of `dispatcher` is.
+
+  Attributes:
+    by_length: the program for calls of each number of steps.
+  """
+
+  by_length: Mapping[int, jax.stages.Compiled]
+
+  def __call__(
+    self, state: base.TrainState, resident: Any, tickets: Any, lrs: jax.Array, key: jax.Array
+  ) -> tuple[base.TrainState, contract.Metrics]:
+    """Runs as many steps as there are learning rates."""
+    return self.by_length[len(lrs)](state, resident, tickets, lrs, key)
+
+  @property
+  def memory(self) -> int:
+    """Bytes of each device that a call takes, its arguments included, by XLA's analysis."""
+    return max(_taken(program.memory_analysis()) for program in self.by_length.values())
+
+
+def _taken(found: Any) -> int:
+  """Bytes of an analysis; 0 where a backend has none."""
+  if found is None:
+    return 0
+  whole = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+  return whole - found.alias_size_in_bytes
+
+
 def compiled(
   dispatch: jax.stages.Wrapped, state: base.TrainState, feed: Any, mesh: Mesh, ks: Sequence[int]
-) -> Callable:
+) -> Compiled:
   """`dispatch`, from `dispatcher`, compiled for calls of each of `ks` steps and for no other."""
   key = mesh_lib.like(mesh, jax.eval_shape(jax.random.key, 0))
-  programs = {
-    k: dispatch.lower(state, feed.resident, feed.like(k), _lrs_like(mesh, k), key).compile()
-    for k in ks
-  }
-  return lambda state, resident, tickets, lrs, key: programs[len(lrs)](
-    state, resident, tickets, lrs, key
+  return Compiled(
+    {
+      k: dispatch.lower(state, feed.resident, feed.like(k), _lrs_like(mesh, k), key).compile()
+      for k in ks
+    }
   )
 
 
@@ -129,9 +158,10 @@ def train(
   """
   waiting: collections.deque = collections.deque()
   with _signals() as asked, jax.transfer_guard("disallow"):
-    while step < total and not asked.is_set():
+    stop = cluster.Stop(asked.is_set, _AHEAD)
+    while step < total and not stop():
       k = min(per_dispatch, total - step)
-      with clock("host"):
+      with clock("host", hidden=lambda: _busy(waiting)):
         ticket, rates = feed.next(k), lrs(range(step, step + k))
       step += k
       due = [hook for hook in hooks if step % hook.every == 0 or step == total]
@@ -145,7 +175,12 @@ def train(
         ended = [hook.run(step, state) for hook in due]
       if any(ended):
         break
-  return End(step, state, asked.is_set())
+    return End(step, state, stop.asked())
+
+
+def _busy(waiting: Sequence[contract.Metrics]) -> bool:
+  """Whether the devices have not come to the end of the last call; waits for nothing."""
+  return bool(waiting) and not all(leaf.is_ready() for leaf in jax.tree.leaves(waiting[-1]))
 
 
 @contextlib.contextmanager
@@ -257,25 +292,54 @@ class Collapse:
       self._low = self._low + 1 if spread < self.LOW else 0
 
 
-class Clock:
-  """Where the loop's time goes.
+class Starving:
+  """Tells when the devices wait for their images, for several rows of the log on end."""
 
-  `host`: the loop waits for the host to have the next batches ready. `device`: it waits for the
-  devices, as it should. `log`: rows, validation and checkpoints, while the devices have nothing to
-  do.
+  SHARE, ROWS = 0.2, 3
+
+  def __init__(self, warn: Callable[[str], None]):
+    """`warn` is called once each time that it sets in."""
+    self._warn, self._rows = warn, 0
+
+  def __call__(self, shares: Mapping[str, float]) -> None:
+    """Looks at the clock's shares of a row."""
+    self._rows = self._rows + 1 if shares.get("host", 0.0) > self.SHARE else 0
+    if self._rows == self.ROWS:
+      self._warn(
+        f"WARNING: the devices wait for images: host above {self.SHARE:.0%} for {self.ROWS} rows of"
+        " the log. Streamed images: more data.threads, data.feed=resident where the devices can"
+        " hold them, or a prepared collection (python -m medjax.data prepare); resident ones: more"
+        " train.steps_per_dispatch. train.profile shows where the time goes"
+      )
+
+
+class Clock:
+  """Where the loop's time goes; the phases have the same names in a trace of `profiling`.
+
+  `host`: the devices have nothing to do until the host has the next batches ready. `device`: the
+  loop waits for the devices, as it should, or made batches ready while they were at work. `log`:
+  rows, validation and checkpoints, while the devices have nothing to do.
   """
 
   def __init__(self):
     self._seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
-    """Counts the time inside as time for `name`."""
+  def __call__(self, name: str, hidden: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Counts the time inside as time for `name`, or for `device` where it was `hidden` behind.
+
+    Args:
+      name: of the phase.
+      hidden: asked at the end whether the devices were at work all the while. Where they ran out of
+        work half way, all of it counts for `name`.
+    """
     began = time.perf_counter()
     try:
-      yield
+      with jax.profiler.TraceAnnotation(name):
+        yield
     finally:
-      self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+      counted = "device" if hidden() else name
+      self._seconds[counted] = self._seconds.get(counted, 0.0) + time.perf_counter() - began
 
   def shares(self) -> dict[str, float]:
     """Share of each name in the time counted since the last call."""

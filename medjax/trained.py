@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import pathlib
@@ -74,16 +74,19 @@ def _as_read(cfg: settings.Stage, info: contract.DataInfo) -> settings.Stage:
   return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, reading=reading))
 
 
-def weights(where: pathlib.Path) -> tuple[base.TrainState, str]:
+def weights(
+  where: pathlib.Path,
+  read: Callable[[pathlib.Path], tuple[contract.Tree, str]] = checkpoint.weights,
+) -> tuple[base.TrainState, str]:
   """The best state of a stage, as it is evaluated and without its optimizer, and its place.
 
   Args:
-    where: a stage's folder, or one of its checkpoints.
+    where: a stage's folder, or one of its checkpoints. read: how, of several processes.
 
   Raises:
     FileNotFoundError: no checkpoint is there.
   """
-  found, place = checkpoint.weights(where)
+  found, place = read(where)
   state = base.TrainState(jnp.zeros((), jnp.int32), found["params"], found["stats"], (), {})
   return jax.tree.map(jnp.asarray, state), place
 

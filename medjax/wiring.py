@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -34,6 +34,32 @@ from medjax.data.feed import order as order_lib
 from medjax.models import gan
 from medjax.models import net as net_lib
 from medjax.objectives import base
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The training step of a stage, compiled for all calls that are left; `Bench.program` makes it.
+
+  Attributes:
+    course: the size of a step's images. feed: where the tickets come from.
+    by_size: what is called for images of each size.
+  """
+
+  course: scales.Course
+  feed: feed_lib.Feed
+  by_size: Mapping[int, train_lib.Compiled]
+
+  def __call__(
+    self, state: base.TrainState, resident: Any, tickets: Any, lrs: jax.Array, key: jax.Array
+  ) -> tuple[base.TrainState, contract.Metrics]:
+    """Takes the steps of a ticket that the feed has just given."""
+    begun = self.feed.position - len(lrs)  # the feed has already moved on by this call's steps
+    return self.by_size[self.course.at(begun)](state, resident, tickets, lrs, key)
+
+  @property
+  def memory(self) -> int:
+    """Bytes of each device that the largest call takes, see `train.Compiled`."""
+    return max(compiled.memory for compiled in self.by_size.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +144,17 @@ class Bench:
 
     return put
 
-  def program(self, feed: feed_lib.Feed, step: int) -> Callable:
+  def revised(self, accumulate: int, remat: bool) -> Bench:
+    """The same, but for how a step is computed; see `optimizer.accumulate` and `train.remat`."""
+    optimizer = dataclasses.replace(self.stage.optimizer, accumulate=accumulate)
+    train = dataclasses.replace(self.stage.train, remat=remat)
+    stage = dataclasses.replace(self.stage, optimizer=optimizer, train=train)
+    if stage == self.stage:
+      return self
+    built = _built(self.seed, stage, self.splits, self.folder, self.mesh)
+    return dataclasses.replace(built, feeds=self.feeds)
+
+  def program(self, feed: feed_lib.Feed, step: int) -> Program:
     """The training step, compiled for every call from `step` to the end."""
     course, state = self._course(), mesh_lib.like(self.mesh, self.shapes)
     calls = course.calls(step, self.total, self.stage.train.steps_per_dispatch)
@@ -127,12 +163,7 @@ class Bench:
       take = scales.resized(feed.take, size)
       dispatch = train_lib.dispatcher(self.objective, take, self.mesh, feed.spec)
       programs[size] = train_lib.compiled(dispatch, state, feed, self.mesh, sorted(ks))
-
-    def run(state: base.TrainState, resident: Any, tickets: Any, lrs: jax.Array, key: jax.Array):
-      begun = feed.position - len(lrs)  # the feed has already moved on by this call's steps
-      return programs[course.at(begun)](state, resident, tickets, lrs, key)
-
-    return run
+    return Program(course, feed, programs)
 
   def _course(self) -> scales.Course:
     """The sizes of the images over the stage: one for all steps unless there are `train.sizes`."""
@@ -228,15 +259,20 @@ def wire(
   _check_monitors(stage, splits)
   _check_frozen_stats(stage)
   _check_labels(stage)
-  augmenter, how = augment.make(stage.augment), execution(stage.train)
-  net = network(stage, splits.info, how)
-  _check_sizes(stage, net, splits.info)
+  _check_sizes(stage, splits.info)
+  bench, how = _built(seed, stage, splits, folder, mesh), execution(stage.train)
+  bench.say(*splits.notes, *_pairs(stage, splits), splits.table, _machine(mesh, how))
+  return bench
+
+
+def _built(
+  seed: int, stage: settings.Stage, splits: catalogue.Splits, folder: pathlib.Path, mesh: Mesh
+) -> Bench:
+  augmenter, net = augment.make(stage.augment), network(stage, splits.info, execution(stage.train))
   length = _length(stage, len(splits.parts["train"]))
   optimizer = optim.make(stage.optimizer, *length, net.stages)
   objective = objectives.make(stage.objective, net, optimizer, augmenter, splits.info)
-  bench = Bench(seed, stage, folder, mesh, splits, augmenter, objective, optimizer)
-  bench.say(*splits.notes, *_pairs(stage, splits), splits.table, _machine(mesh, how))
-  return bench
+  return Bench(seed, stage, folder, mesh, splits, augmenter, objective, optimizer)
 
 
 def network(
@@ -278,10 +314,11 @@ def _check_labels(stage: settings.Stage) -> None:
     )
 
 
-def _check_sizes(stage: settings.Stage, net: Any, info: contract.DataInfo) -> None:
+def _check_sizes(stage: settings.Stage, info: contract.DataInfo) -> None:
   """Raises ValueError for a network whose weights go by the size of its images."""
   if stage.train.sizes and isinstance(stage.objective, settings.Adversarial):
     raise ValueError("train.sizes: a GAN draws images of one size, so leave it empty")
+  net: Any = network(stage, info, execution(stage.train))
 
   def shapes(size: int) -> Any:
     images = jax.ShapeDtypeStruct((1, size, size, info.image_shape[2]), np.float32)

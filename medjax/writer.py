@@ -152,8 +152,10 @@ def _rendered(figure: mpl_figure.Figure) -> np.ndarray:
   return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _plain(value: Any) -> int | float | None:
-  """A JSON number with every bit of `value`; None where it is not finite."""
+def _plain(value: Any) -> int | float | list[str] | None:
+  """A JSON number with every bit of `value`, None where it is not finite; or names."""
+  if isinstance(value, list):
+    return value
   if isinstance(value, int | np.integer):
     return int(value)
   return float(value) if math.isfinite(value) else None
@@ -194,14 +196,14 @@ def _step(path: pathlib.Path, number: int, line: bytes) -> int:
 
 
 class Rows:
-  """Appends rows to a `metrics.jsonl`, each on the file before `append` returns."""
+  """Appends rows to a file like `metrics.jsonl`, each on it before `append` returns."""
 
   def __init__(self, path: pathlib.Path, stage: str):
     self.path, self._stage = path, stage
     self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
-  def append(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds `{"stage": ..., "step": step, **values}`."""
+  def append(self, step: int, values: Mapping[str, float | list[str]]) -> None:
+    """Adds `{"stage": ..., "step": step, **values}`; a number, or names, under each."""
     row = {"stage": self._stage, "step": int(step)} | {k: _plain(v) for k, v in values.items()}
     line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
     while line:
@@ -276,7 +278,14 @@ def make(folder: str | os.PathLike, stage: str, resume_step: int | None = None) 
   last = -1 if resume_step is None else resume_step
   path = pathlib.Path(folder) / FILE
   with _told(path):
-    if path.exists():
-      truncate(path, last)
+    rows = lines(path, stage, last)
     board = TensorBoard(os.fspath(folder), purge_step=last + 1)
-    return Writer(Rows(path, stage), board)
+    return Writer(rows, board)
+
+
+def lines(path: pathlib.Path, stage: str, step: int) -> Rows:
+  """Opens a file of rows, made where it is missing, to go on after `step`; see `make`."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.exists():
+    truncate(path, step)
+  return Rows(path, stage)

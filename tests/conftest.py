@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -43,3 +44,22 @@ def x64():
   """Float64 while the test runs."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+  """Mounts a small file system, where that is allowed."""
+  mounted = []
+
+  def mount(options: str) -> pathlib.Path:
+    place = tmp_path / f"mounted{len(mounted)}"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=False)
+    if done.returncode:
+      pytest.skip("mounting a small file system needs more rights")
+    mounted.append(place)
+    return place
+
+  yield mount
+  for place in mounted:
+    subprocess.run(["umount", "-l", place], check=True)

@@ -22,6 +22,7 @@ BASE = {"contract", "settings", "ops", "trees"}
 LEVEL_0 = BASE | {"config", "imbalance", "losses", "rates", "metrics", "pixels", "augment", "mesh"}
 LEVEL_0 |= {
   "choices",
+  "cluster",
   "command",
   "decisions",
   "delong",
@@ -38,6 +39,7 @@ BELOW_5 = LEVEL_4 | {"data", "optim", "writer", "train", "report", "sampling"}
 # Room -> what it may import of medjax, besides itself. A room is a module or a folder.
 TABLE = {
   **dict.fromkeys(LEVEL_0, BASE),
+  "mesh": BASE | {"cluster"},
   "page": set(),
   "tables": BASE | {"rates"},
   "choices": BASE | {"rates", "tables"},
@@ -59,7 +61,11 @@ TABLE = {
   "evaluate": LEVEL_3 | {"views"},
   "sampling": LEVEL_3,
   "train": LEVEL_3 | {"writer", "checkpoint", "evaluate"},
+  "cluster": {"lifeline", "place"},
   "fidelity": set(),
+  "lifeline": set(),
+  "place": set(),
+  "lock": set(),
   "figures": LEVEL_0,
   "probes": BASE | {"losses"},
   "phrases": LEVEL_0,
@@ -75,6 +81,9 @@ TABLE = {
   "probing": BELOW_5 - {"report"} | {"operating", "views", "wiring"},
   "breakdown": BELOW_5 | {"figures", "phrases", "pooling", "probing", "subgroups"},
   "wiring": BELOW_5 - {"report"} | {"views"},
+  "witness": LEVEL_3 | {"writer"},
+  "profiling": BASE | {"cluster"},
+  "planner": BELOW_5 - {"report"} | {"cluster", "wiring"},
   "trained": BELOW_5 - {"report"} | {"wiring"},
   "benchmarks": BASE | {"metrics"},
   "provenance": BELOW_5 | {"benchmarks", "figures", "phrases"},
@@ -82,7 +91,9 @@ TABLE = {
   "chapters": BELOW_5 | {"appendix", "breakdown", "gallery", "provenance", "trained"},
   "monitors": BELOW_5 - {"report"} | {"figures", "probes", "wiring"},
   "judge": BELOW_5 - {"report"} | {"fidelity", "trained", "wiring"},
-  "stages": BELOW_5 - {"report"} | {"figures", "judge", "monitors", "points", "probing", "wiring"},
+  "stages": BELOW_5 - {"report"}
+  | {"figures", "judge", "monitors", "planner", "points", "probing"}
+  | {"profiling", "wiring", "witness"},
   "predict": BELOW_5 - {"report"}
   | {"artifact", "explain", "operating", "trained", "views", "wiring"},
   "explain": BELOW_5 - {"report"} | {"page", "predict", "saliency", "trained"},
@@ -95,6 +106,8 @@ TABLE = {
     "breakdown",
     "chapters",
     "classical",
+    "lock",
+    "place",
     "points",
     "provenance",
     "stages",
@@ -102,7 +115,8 @@ TABLE = {
     "trained",
     "wiring",
   },
-  "main": {"runs"},
+  "main": {"place", "runs"},
+  "bench": {"command"},
 }
 ONE_NAMESPACE = "settings"  # a folder only for its length: its names are those of one module
 

@@ -34,12 +34,14 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
   assert meta == {"best": {"value": 0.1}}
 
 
-def test_only_the_newest_of_a_kind_is_kept_and_kinds_do_not_mix(tmp_path):
-  found = saved(tmp_path, 2, 4)
+def test_the_newest_two_and_the_best_are_kept_and_kinds_do_not_mix(tmp_path):
+  found = saved(tmp_path, 1, 2, 4)
+  found.save(checkpoint.BEST, 1, state(1), {})
   found.save(checkpoint.BEST, 2, state(2), {})
   found.wait()
   assert (found.latest(checkpoint.LAST), found.latest(checkpoint.BEST)) == (4, 2)
-  assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["4"]
+  assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["2", "4"]
+  assert [path.name for path in (tmp_path / "best").iterdir()] == ["2"]
 
 
 def test_a_save_holds_the_state_as_it_was(tmp_path):

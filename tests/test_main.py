@@ -264,25 +264,6 @@ def test_tables_that_cannot_train_are_told(tmp_path, capsys, lines, says):
   assert says in told(capsys, *table_run(tmp_path, *lines))
 
 
-@pytest.fixture
-def tmpfs(tmp_path):
-  """Mounts a small file system, where that is allowed."""
-  mounted = []
-
-  def mount(options: str) -> pathlib.Path:
-    place = tmp_path / f"mounted{len(mounted)}"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=False)
-    if done.returncode:
-      pytest.skip("mounting a small file system needs more rights")
-    mounted.append(place)
-    return place
-
-  yield mount
-  for place in mounted:
-    subprocess.run(["umount", "-l", place], check=True)
-
-
 def test_a_read_only_workdir_is_told(tmpfs, capsys):
   text = told(capsys, f"--config={TINY}", f"--workdir={tmpfs('size=1m,ro')}/w")
   assert "Read-only" in text

@@ -13,7 +13,7 @@ PAGE, RECORD = "comparison.html", "comparison.json"
 
 def write(found: compare.Comparison, folder: pathlib.Path) -> pathlib.Path:
   """Writes the page, its figure beside it, and the record; the path of the page."""
-  folder.mkdir(parents=True, exist_ok=True)
+  folder.mkdir(0o700, parents=True, exist_ok=True)
   partial = folder / f"{RECORD}.partial"
   partial.write_text(json.dumps(words.record(found), indent=2) + "\n", encoding="utf-8")
   partial.replace(folder / RECORD)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medjax import contract, settings
-from medjax.data import cache, census, duplicates, external, generated, overlap, splits
+from medjax.data import cache, census, duplicates, external, generated, overlap, patience, splits
 from medjax.data import catalogue as catalogue_lib
 from medjax.data import metadata as metadata_lib
 from medjax.data.datasets import (
@@ -117,7 +117,7 @@ def make(
   known = None if encoder is None else encoder(rows.metadata)
   found = catalogue_lib.Splits(
     parts={
-      name: _part(rows, np.flatnonzero(parts == name), name, feed, decoded, known)
+      name: _part(rows, np.flatnonzero(parts == name), name, feed, decoded, known, cfg.patience)
       for name in contract.PARTS
       if name in parts
     },
@@ -185,7 +185,7 @@ def _with_test(
   known = external.encoded(rows, found.info, name)
   own = np.setdiff1d(external.scored(rows, cfg), list(decoded.unreadable))
   rows = splits.joined(rows, decoded.pictures)
-  part = _part(rows, own, name, "streamed", decoded, known)
+  part = _part(rows, own, name, "streamed", decoded, known, cfg.patience)
   seen = _looked_at(cfg, name, part.ids)
   alike = isinstance(cfg, settings.Table) and isinstance(ours, settings.Table)
   leak = external.leak(learnt, seen, alike, cfg.split.leaks, pathlib.Path(cfg.cache).expanduser())
@@ -296,17 +296,19 @@ def _part(
   feed: catalogue_lib.Kind,
   decoded: cache.Decoded,
   known: np.ndarray | None,
+  seconds: float,
 ) -> catalogue_lib.Part:
   """The rows `own` of the set; `known` are the metadata of all."""
+  read = patience.limited(decoded.read, seconds, decoded.where)
   return catalogue_lib.Part(
     name=name,
     ids=np.array(rows.ids)[own],
     groups=np.array(rows.groups)[own],
     labels=rows.labels[own],
-    fetch=lambda row: decoded.read(own[[row]])[0],
+    fetch=lambda row: read(own[[row]])[0],
     images=decoded.read(own) if feed in _HELD else None,
     metadata=None if known is None else known[own],
-    fetch_many=lambda wanted: decoded.read(own[wanted]),
+    fetch_many=lambda wanted: read(own[wanted]),
     sets=None if rows.sets is None else rows.sets[own],
     facts=catalogue_lib.facts(rows, own),
   )

@@ -9,7 +9,6 @@ only the moments are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent import futures
 import csv
 import dataclasses
 import hashlib
@@ -24,7 +23,7 @@ import numpy as np
 
 from medjax import settings
 from medjax.data import catalogue as catalogue_lib
-from medjax.data import collection, duplicates, progress, readers
+from medjax.data import collection, duplicates, patience, progress, readers
 from medjax.data.collection import keeping, pseudonyms
 
 _CHUNK_IMAGES, _CHUNK_BYTES = 256, 2**26  # the most that is decoded ahead of writing
@@ -42,12 +41,14 @@ class Decoded:
     pictures: int64 [n], the same number for the same pixels; -1 where unreadable, or so flat that
       equal pixels say nothing.
     unreadable: row -> reason.
+    where: the pixels lie, for messages.
   """
 
   read: catalogue_lib.FetchMany
   moments: np.ndarray
   pictures: np.ndarray
   unreadable: dict[int, str]
+  where: str
 
 
 def load(rows: catalogue_lib.Catalogue, cfg: settings.Data) -> Decoded:
@@ -72,7 +73,7 @@ def load(rows: catalogue_lib.Catalogue, cfg: settings.Data) -> Decoded:
         f"cannot keep decoded images in {folder.parent}: {error.strerror or error}. Make room for"
         f" {1e3 * need:,.0f} MB or name another folder with --config.data.cache=FOLDER"
       ) from error
-  return _opened(folder, rows)
+  return _opened(folder, rows, cfg.root)
 
 
 def dtype(cfg: settings.Data) -> np.dtype:
@@ -109,17 +110,18 @@ def _unreadable(folder: pathlib.Path) -> dict[int, str]:
     return {int(row): reason for row, reason in list(csv.reader(file, delimiter="\t"))[1:]}
 
 
-def _opened(folder: pathlib.Path, rows: catalogue_lib.Catalogue) -> Decoded:
-  moments = np.load(folder / _MOMENTS)
+def _opened(folder: pathlib.Path, rows: catalogue_lib.Catalogue, root: str) -> Decoded:
+  moments = np.load(folder / _MOMENTS, allow_pickle=False)
   if not collection.is_collection(folder):
     assert rows.decoded is not None
-    return Decoded(rows.decoded, moments, _numbers(rows.digests), {})
+    return Decoded(rows.decoded, moments, _numbers(rows.digests), {}, root)
   kept, unreadable = collection.open(folder), _unreadable(folder)
   places = np.full(len(rows), -1)
   places[[row for row in range(len(rows)) if row not in unreadable]] = np.arange(len(kept))
   digests = np.full(len(rows), "", object)
   digests[places >= 0] = kept.table["pixels_sha256"].to_numpy(zero_copy_only=False)
-  return Decoded(lambda own: kept.read(places[own]), moments, _numbers(digests), unreadable)
+  numbers = _numbers(digests)
+  return Decoded(lambda own: kept.read(places[own]), moments, numbers, unreadable, str(folder))
 
 
 def _numbers(digests: np.ndarray) -> np.ndarray:
@@ -130,7 +132,8 @@ def _numbers(digests: np.ndarray) -> np.ndarray:
 
 def _fill(folder: pathlib.Path, rows: catalogue_lib.Catalogue, cfg: settings.Data) -> None:
   partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
-  partial.mkdir(parents=True)
+  folder.parent.mkdir(0o700, parents=True, exist_ok=True)  # it holds images of patients
+  partial.mkdir()
   try:
     if _is_decoded(rows, cfg):
       _write_moments(partial, rows)
@@ -186,10 +189,15 @@ def _looks(rows: catalogue_lib.Catalogue, cfg: settings.Data) -> Iterator[_Look]
   """Every image in order, decoded by threads a chunk ahead."""
   fitting = _CHUNK_BYTES // (cfg.image_size**2 * cfg.channels)
   chunk = max(1, min(_CHUNK_IMAGES, fitting))
-  with futures.ThreadPoolExecutor(cfg.threads or os.cpu_count()) as pool:
+  with patience.Crew(cfg.threads or os.cpu_count() or 1) as crew:
     for start in range(0, len(rows), chunk):
-      stop = min(start + chunk, len(rows))
-      yield from pool.map(lambda row: _look(rows, row, cfg), range(start, stop))
+      own = range(start, min(start + chunk, len(rows)))
+      sent = [crew.submit(_look, rows, row, cfg) for row in own]
+      for row, look in zip(own, sent, strict=True):
+        try:
+          yield patience.result(look, cfg.patience, rows.ids[row])
+        except TimeoutError as error:  # an OSError would be taken for one of the cache's
+          raise ValueError(str(error)) from error
 
 
 def _look(rows: catalogue_lib.Catalogue, row: int, cfg: settings.Data) -> _Look:

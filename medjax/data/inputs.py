@@ -11,9 +11,9 @@ import contextlib
 import dataclasses
 import glob
 import itertools
+import json
 import os
 import pathlib
-import pickle
 import sys
 import tempfile
 from typing import IO, NamedTuple
@@ -117,7 +117,7 @@ def listed(found: Iterable[Input]) -> Iterator[Listing]:
   with tempfile.TemporaryFile() as file:
     count = 0
     for each in found:
-      pickle.dump(each, file)
+      file.write(_line(each))
       count += 1
     yield Listing(file, count)
 
@@ -134,7 +134,19 @@ class Listing:
   def __iter__(self) -> Iterator[Input]:
     self._file.seek(0)
     for _ in range(self._count):
-      yield pickle.load(self._file)
+      yield _parsed(self._file.readline())
+
+
+def _line(each: Input) -> bytes:
+  entry = each.entry
+  fields = (each.path, str(each.source), entry.steps, entry.bytes, entry.refused, entry.places)
+  return json.dumps(fields).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> Input:
+  path, source, steps, size, refused, places = json.loads(line)
+  entry = sources.Entry(tuple(steps), size, refused, tuple(places))
+  return Input(path, pathlib.Path(source), entry)
 
 
 class _Job(NamedTuple):

@@ -59,12 +59,12 @@ def near(pool: Images, target: Images, kept: pathlib.Path) -> tuple[np.ndarray, 
   file = kept / f"audit-{_key(pool, target)}.npz"
   if not file.is_file():
     near, theirs = _compared(pool, target)
-    kept.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(0o700, parents=True, exist_ok=True)
     partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
     with partial.open("wb") as stream:
       np.savez(stream, near=near, theirs=theirs)
     partial.replace(file)
-  found = np.load(file)
+  found = np.load(file, allow_pickle=False)
   return found["near"], found["theirs"]
 
 

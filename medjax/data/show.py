@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
       refused.append(one)
     else:
       shown.append(one)
-  args.out.mkdir(parents=True, exist_ok=True)
+  args.out.mkdir(0o700, parents=True, exist_ok=True)
   if shown:
     sheet([glance.pixels for glance in shown]).save(args.out / "sheet.png")
   page = _page(shown, refused, total, args)

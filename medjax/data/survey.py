@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
   view = glances_lib.View(1, 0, arguments_lib.reading(args))
   seen, total = glances_lib.of_paths(args.paths, view, args.most, args.workers, args.group_pattern)
   rows, counts, refused = _gathered(seen)
-  args.out.mkdir(parents=True, exist_ok=True)
+  args.out.mkdir(0o700, parents=True, exist_ok=True)
   _write(rows, args.out / "images.csv")
   page = page_lib.Page("What the set is made of", args.out / "stats.html")
   part = f"{args.most:,} of {total:,}, evenly spaced" if 0 < args.most < total else f"all {total:,}"

@@ -44,7 +44,7 @@ def _run(args: argparse.Namespace) -> None:
   members = [compare.opened(model, args.stage, args.part) for model in args.models]
   files, tables = [each.path for each in members], [each.table for each in members]
   whole = scores.together(tables)
-  args.out.mkdir(parents=True, exist_ok=True)
+  args.out.mkdir(0o700, parents=True, exist_ok=True)
   place = args.out / f"predictions_{whole.split}.csv"
   evaluate.write(place, whole)
   _keep(args.out, files)

@@ -50,8 +50,9 @@ class Folder:
       FileExistsError: it holds something already.
     """
     command.check_empty(out)
+    out.mkdir(0o700, parents=True, exist_ok=True)
     for name in ("overlays", "maps"):
-      (out / name).mkdir(parents=True, exist_ok=True)
+      (out / name).mkdir(exist_ok=True)
     self._out = out
     self._taken: collections.Counter[str] = collections.Counter()
     self._pictures: list[tuple[np.ndarray, str, Sequence[str]]] = []

@@ -53,7 +53,7 @@ class Table:
     self.failed = 0
     self._check(about, resume)
     length = self._kept() if resume and path.exists() else 0
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(0o700, parents=True, exist_ok=True)
     self._mark.write_text(json.dumps(about) + "\n", encoding="utf-8")
     self._file = path.open("ab")
     self._file.truncate(length)

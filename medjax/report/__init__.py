@@ -37,6 +37,9 @@ def environment() -> dict[str, str]:
   devices = jax.devices()
   found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
   found["devices"] = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+  peak = max((d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.local_devices())
+  if peak:
+    found["peak memory"] = f"{peak / 1e9:.3g} GB of a device"
   return found
 
 

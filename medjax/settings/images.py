@@ -73,6 +73,8 @@ class Data:
     threads: decoding threads; 0 means one a core.
     cache: folder for decoded images.
     max_unreadable: share of unreadable files above which the run stops.
+    patience: seconds that a disk may take for a file, or for a batch of decoded images, before the
+      run stops; 0 waits for ever.
     reading: how a file's values become pixels.
     target: what the labels are: those of the set, or where each image is from: its zip or folder,
       in collections its modality and body part, or its set where these are not known.
@@ -90,6 +92,7 @@ class Data:
   threads: int = 0
   cache: str = "~/.cache/medjax/data"
   max_unreadable: float = 0.01
+  patience: float = 300.0
   reading: Reading = Reading()
   target: Literal["label", "source"] = "label"
   generated: str = ""

@@ -202,7 +202,9 @@ class Train:
     length: of training. steps_per_dispatch: K steps run in one call; every interval is rounded up
       to a multiple of it.
     log_every, checkpoint_every: intervals.
-    snapshots: how many of the last checkpoints stay, for `python -m medjax.ensemble --weights`.
+    snapshots: how many of the last checkpoints stay, for `python -m medjax.ensemble --weights`;
+      at least two do, since a disk may damage one.
+    log_images: whether `images.jsonl` tells which images every step was given.
     stop: ends the stage early.
     precision: of computation; parameters, statistics and losses stay float32.
     bn_group: examples that share batch-norm statistics; 0 means the global batch, or where
@@ -211,6 +213,11 @@ class Train:
       and keeps them to the bit.
     ops: form of convolutions: `cpu`, `plain`, or `auto`: cpu on CPU, said at the start.
     remat: saves memory: networks of many units compute their inner maps twice.
+    memory_gb: of a device that a step may take; more `optimizer.accumulate` and `remat` are taken
+      by themselves where it needs more as configured. 0 for what the device says it has, less a
+      tenth; a CPU says nothing.
+    profile: the first step of which a trace is written to the stage's `profile/`, and the one after
+      the last, such as `100,110`; empty for none.
   """
 
   batch_size: int = 32
@@ -221,13 +228,21 @@ class Train:
   log_every: Duration = Duration(20, "steps")
   checkpoint_every: Duration = Duration(1, "epochs")
   snapshots: int = 1
+  log_images: bool = False
   stop: Patience = Patience()
   precision: Literal["float32", "bfloat16"] = "float32"
   bn_group: int = 0
   freeze_stats: bool = False
   ops: Literal["auto", "cpu", "plain"] = "auto"
   remat: bool = False
+  memory_gb: float = 0.0
+  profile: tuple[int, ...] = ()
 
   def __post_init__(self):
     if self.snapshots < 1:
       raise ValueError(f"train.snapshots={self.snapshots}: the last checkpoint stays in any case")
+    if self.profile and not (len(self.profile) == 2 and 0 <= self.profile[0] < self.profile[1]):
+      raise ValueError(
+        f"train.profile={self.profile}: give the first step of the trace and the one after the last"
+        " of it, such as 100,110"
+      )

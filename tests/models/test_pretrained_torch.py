@@ -232,6 +232,17 @@ def test_a_short_storage_is_named_with_its_tensor(tmp_path):
     files.read(tmp_path / "it.pth")
 
 
+def test_a_few_bytes_do_not_fill_the_memory(tmp_path):
+  repeated = np.broadcast_to(np.ones(4, np.float32), (10**12, 4))
+  torch_zip.save(tmp_path / "it.pth", {"w": repeated})
+  with pytest.raises(ValueError, match=r"it\.pth.*tensor w is larger than its storage of 4"):
+    files.read(tmp_path / "it.pth")
+  with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("archive/data.pkl", bytes(2**27))
+  with pytest.raises(ValueError, match=r"bomb\.pth.*its members are compressed"):
+    files.read(tmp_path / "bomb.pth")
+
+
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
   path, trace = tmp_path / "evil.pth", tmp_path / "ran"
   with zipfile.ZipFile(path, "w") as archive:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
   Raises:
     FileNotFoundError, ValueError, OSError: with what to type instead.
   """
-  args.out.mkdir(parents=True, exist_ok=True)
+  args.out.mkdir(0o700, parents=True, exist_ok=True)
   evidence = _evidence(args, args.workers)
   found = leaks.find(evidence.images, evidence.thumbs_of)
   crossing = len(leaks.crossing(evidence.images, found))

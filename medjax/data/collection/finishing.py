@@ -41,10 +41,10 @@ def finish(plan: plan_lib.Plan, total: int, seal: str) -> dict[str, int]:
   counts = dataclasses.asdict(sum((shards.counted(plan, n) for n in numbers), shards.Counts()))
   counts |= {name: int(np.count_nonzero(_numpy(marks, name) != "")) for name in manifest.MARKS}
   counts["crowded"] = crowded
-  _describe(plan, channels, counts, seal)
-  shutil.rmtree(plan.unfinished)
   for partial in (plan.folder / "shards").glob("*.partial"):  # of runs that were killed
     partial.unlink()
+  _describe(plan, channels, counts, seal)
+  shutil.rmtree(plan.unfinished)
   return counts
 
 

@@ -16,6 +16,7 @@ import numpy as np
 _WRITING = "group_size:1,uncompressed"  # read at random, and pixels shrink little
 _READING = "readahead_buffer_size:0,max_parallelism:0"
 _OPEN = 128  # shards
+_SHOWN = 80  # characters of the library's error
 
 
 def path(folder: pathlib.Path, shard: int) -> pathlib.Path:
@@ -76,14 +77,31 @@ class Images:
     self._lock = threading.Lock()
 
   def read(self, rows: np.ndarray) -> np.ndarray:
-    """Images [n, size, size, channels] of [n] rows, a read a shard."""
+    """Images [n, size, size, channels] of [n] rows, a read a shard.
+
+    Raises:
+      ValueError: a shard is damaged or missing.
+    """
     images = np.empty((len(rows), *self._shape), self._dtype)
     shards = self._shards[rows]
-    for shard in np.unique(shards):
+    for shard in np.unique(shards).tolist():
       wanted = np.flatnonzero(shards == shard)
-      records = self._reader(int(shard)).read(self._rows[rows[wanted]].tolist())
-      self._fill(images, wanted, records)
+      self._fill(images, wanted, self._records(shard, self._rows[rows[wanted]].tolist()))
     return images
+
+  def _records(self, shard: int, rows: list[int]) -> list[bytes]:
+    plane = self._shape[0] * self._shape[1] * self._dtype.itemsize
+    try:
+      found = self._reader(shard).read(rows)
+      if not {len(record) for record in found} <= {plane, 3 * plane}:  # of some files that were cut
+        raise OSError("a record of another length")
+      return found
+    except (OSError, RuntimeError, ValueError, IndexError) as error:  # what the library says
+      raise ValueError(
+        f"{path(self._folder, shard)} is damaged or missing ({str(error)[:_SHOWN]}): take the"
+        f" folder {self._folder} away and start the same command again, which decodes the images"
+        " anew; a prepared collection is made anew by the command that made it"
+      ) from error
 
   def _fill(self, images: np.ndarray, wanted: np.ndarray, records: list[bytes]) -> None:
     """Puts records in their places: those of one length at once."""

@@ -57,7 +57,7 @@ def load(file: pathlib.Path) -> tuple[Arrays, Arrays]:
     ValueError: no .npz, or one without a training part.
   """
   try:
-    with file.open("rb") as stream, np.load(stream) as archive:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
       arrays = dict(archive)
   except (ValueError, TypeError, OSError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f"{file} is no readable .npz file: {error}") from None

@@ -162,4 +162,5 @@ class _Ahead:
       if number not in self._pixels:
         self._pixels[number] = self._feed.pixels(self.k)
       pixels = self._pixels[number]
-    return self._feed.batch(step, pixels[place])
+    with jax.profiler.TraceAnnotation("read"):
+      return self._feed.batch(step, pixels[place])

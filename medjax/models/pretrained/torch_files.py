@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 import io
+import math
 import pathlib
 import pickle
 import re
@@ -79,6 +80,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   _check_archive(path)
   with zipfile.ZipFile(path) as archive:
+    _check_stored(archive)
     root = _root(archive.namelist())
     loaded = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl"))).load()
     order = "<"
@@ -96,6 +98,12 @@ def _check_archive(path: pathlib.Path) -> None:
       "it is no zip archive, as PyTorch writes since 1.6; an older file is a bare pickle, which is "
       "not read: load it in PyTorch and torch.save its state_dict again"
     )
+
+
+def _check_stored(archive: zipfile.ZipFile) -> None:
+  """Raises ValueError for what might unpack to more than the file's own length."""
+  if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+    raise ValueError("its members are compressed, so torch.save did not write it")
 
 
 def _root(members: list[str]) -> str:
@@ -133,6 +141,8 @@ def _array(
     return np.zeros(part.shape, dtype)
   if part.offset + sum(extents) >= len(storage):
     raise ValueError(f"tensor {name} reaches beyond its storage of {len(storage)} numbers")
+  if math.prod(part.shape) > len(storage):  # by strides of 0 a few bytes would fill the memory
+    raise ValueError(f"tensor {name} is larger than its storage of {len(storage)} numbers")
   strides = [stride * dtype.itemsize for stride in part.strides]
   view = np.lib.stride_tricks.as_strided(storage[part.offset :], part.shape, strides)
   return view.astype(dtype)
