@@ -77,6 +77,8 @@ def start(
   jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(_COMPILED).expanduser()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  if place is None:
+    mesh_lib.divide_cpu()
   with cluster.joined(place, workdir) as own:
     TASKS[task](_preprocessed(config_lib.parse(tree, overrides)), own)
 

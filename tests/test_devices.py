@@ -5,6 +5,9 @@ The batch of 22 fits neither 3 nor 8 devices, so both fill up with masked slots.
 """
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +135,27 @@ def test_gradients_agree_in_float32(name):
   assert one.dtype == np.float32
   for other in (three, eight):
     assert np.linalg.norm(other - one) < 1e-5 * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize(
+  ("flags", "cores", "devices"),
+  [("", 2, 2), ("", 1, 1), ("--xla_force_host_platform_device_count=3", 2, 3)],
+)
+def test_two_cores_are_two_devices_unless_one_asks_for_others(flags, cores, devices):
+  lines = f"""
+import os
+os.sched_getaffinity = lambda _: set(range({cores}))
+import jax
+from medjax import mesh
+mesh.divide_cpu()
+print(mesh.make().size)
+mesh.divide_cpu()  # a second run in one process
+print(mesh.make().size)
+"""
+  environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  command = [sys.executable, "-c", lines]
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+  assert done.stdout.split() == [str(devices)] * 2
 
 
 def test_the_mapped_step_is_pmap_bit_for_bit():

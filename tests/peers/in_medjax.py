@@ -19,6 +19,7 @@ from medjax.data import feed as feed_lib
 from medjax.models import net as net_lib
 
 _UNCHANGED = settings.Augment()
+mesh_lib.divide_cpu()  # as a run does
 
 
 def versions() -> dict[str, str]:
