@@ -28,10 +28,9 @@ def divide_cpu() -> None:
 
   To be called before JAX is asked for a device. What somebody else has asked for (`XLA_FLAGS`,
   `jax_num_cpu_devices`) stays. XLA leaves a core idle in small convolutions: on two cores the steps
-  of the quickstart were 1.4 times as fast on two devices (three times in turns, `python -m
-  medjax.main --config=configs/quickstart.py` with and without
-  `XLA_FLAGS=--xla_force_host_platform_device_count=1` before it), those of QuadSNet and MedNet 1.18
-  times (`python -m medjax.bench --rows training --networks quadsnet_exact mednet` likewise).
+  of the quickstart were 1.4 times as fast on two devices (three times in turns with
+  `XLA_FLAGS=--xla_force_host_platform_device_count=1`, stages cut to 16 and 64 steps: `python -m
+  medjax.main --config=configs/quickstart.py --config.stages.pretrain.train.length="16 steps"` ...).
   """
   by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   asked = by_flag or jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
