@@ -147,17 +147,24 @@ def _save_pictures(folder: pathlib.Path, chapter: report.StageReport) -> None:
 
 
 def saved(folder: pathlib.Path) -> report.StageReport | None:
-  """The chapter that `save` kept; None where the stage is not finished, or a file is gone."""
+  """The chapter that `save` kept.
+
+  None where the stage is not finished, a file is gone, or another version of medjax wrote it.
+  """
   if not (folder / FILE).is_file():
     return None
-  kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
-  scored = kept.pop("scored")
-  if scored and not (folder / TEST).is_file():
+  try:
+    return _heard(json.loads((folder / FILE).read_text(encoding="utf-8")), folder)
+  except (FileNotFoundError, KeyError, TypeError):
     return None
+
+
+def _heard(kept: dict[str, Any], folder: pathlib.Path) -> report.StageReport:
+  """The chapter of what `save` kept, and of the files beside it."""
   return report.StageReport(
     info=trained.recalled(folder),
     history=_history(folder),
-    predictions=evaluate.read(folder / TEST) if scored else None,
+    predictions=evaluate.read(folder / TEST) if kept.pop("scored") else None,
     intervals=_intervals(kept.pop("intervals")),
     per_class={name: _intervals(found) for name, found in kept.pop("per_class").items()},
     gallery=_gallery(folder / PICTURES),

@@ -21,6 +21,7 @@ from medjax import (
   contract,
   figures,
   metrics,
+  models,
   monitors,
   optim,
   pixels,
@@ -44,6 +45,7 @@ from medjax.objectives import base
 
 CHECKPOINTS = "checkpoints"
 _SHOWN, _PAINTED = 16, 64  # augmented and generated images in TensorBoard
+_LAGGING = 0.1  # share of the first running statistics from which on a warning is due
 
 
 def fit(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> None:
@@ -161,6 +163,7 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   state = jax.jit(bench.objective.init)(jax.random.key(bench.seed))
   bench.say(f"{bench.stage.model.name}, {trees.count(state.params):,} parameters to train")
   if not (name := bench.stage.init_from):
+    _warn_of_lag(bench)
     return state
   where = sources.get(name, pathlib.Path(name).expanduser())
   target = jax.device_get({"params": state.params, "stats": state.stats})
@@ -169,6 +172,18 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   bench.say(f"init_from {place}:", str(account))
   _check_frozen_stats(bench.stage, account)
   return base.with_weights(state, **moved)
+
+
+def _warn_of_lag(bench: wiring.Bench) -> None:
+  """Tells where running statistics will still be near those of no image when they are scored."""
+  momentum = models.bn_momentum(bench.stage.model)
+  left = momentum**bench.total
+  if bench.scores and not bench.stage.eval.recalibrate and left > _LAGGING:
+    bench.say(
+      f"WARNING: after {bench.total:,} steps {left:.0%} of batch norm's running statistics will be"
+      f" what they began as (bn_momentum={momentum:g}), so that scores may be those of chance: set"
+      " eval.recalibrate=1024, which estimates them over so many training images, or bn_momentum"
+    )
 
 
 def _from_file(

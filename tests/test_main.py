@@ -110,6 +110,25 @@ def test_the_same_command_again_does_nothing_twice(workdir, capsys):
   assert (workdir / "finetune" / "metrics.jsonl").read_bytes() == log
 
 
+def test_what_another_version_told_of_a_stage_is_told_anew(workdir, tmp_path, capsys):
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  chapter = copy / "finetune" / "chapter.json"
+  before = json.loads(chapter.read_text())
+  chapter.write_text(json.dumps({k: v for k, v in before.items() if k != "per_class"}))
+  assert run(f"--config={TINY}:stages", f"--workdir={copy}") == 0
+  assert capsys.readouterr().out.count("finished before") == 2
+  assert json.loads(chapter.read_text())["per_class"] == before["per_class"]
+
+
+def test_statistics_that_lag_behind_the_weights_are_told(tmp_path, capsys):
+  slow = [f"--config={TINY}", *QUICK, "--config.model.bn_momentum=0.99"]
+  assert run(*slow, f"--workdir={tmp_path}/slow") == 0
+  assert "WARNING: after 2 steps 98% of batch norm's running" in capsys.readouterr().out
+  assert run(*slow, f"--workdir={tmp_path}/anew", "--config.eval.recalibrate=8") == 0
+  assert "WARNING" not in capsys.readouterr().out
+
+
 def test_a_stage_that_no_longer_improves_slows_down_and_stops(tmp_path, capsys):
   """Nothing is good enough to be an improvement: lr halves at each evaluation after the first."""
   command = [f"--config={TINY}:rules", f"--workdir={tmp_path}/w", "--config.eval.every=2 steps"]

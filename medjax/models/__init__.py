@@ -99,7 +99,12 @@ def make(
     head,
     parts.kernel_init,
     execution,
-    (cfg.backbone if isinstance(cfg, settings.SoftAttention) else cfg).bn_momentum,
+    bn_momentum(cfg),
     parts.stages,
     info.metadata,
   )
+
+
+def bn_momentum(cfg: settings.Model) -> float:
+  """The share of the old value that the network's running statistics keep at each step."""
+  return (cfg.backbone if isinstance(cfg, settings.SoftAttention) else cfg).bn_momentum
