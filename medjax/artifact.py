@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from medjax import contract, operating, settings
+from medjax import contract, settings
+from medjax.metrics import operating
 
 MANIFEST = "manifest.json"
 PROGRAM = "model.jaxexport"  # `jax.export.deserialize` reads it

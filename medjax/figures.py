@@ -10,7 +10,8 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 import numpy as np
 
-from medjax import contract, metrics, rates
+from medjax import contract, metrics
+from medjax.metrics import rates
 
 INK, GREY, PALE = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1d6fa5", "#d9822b"

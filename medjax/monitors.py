@@ -7,9 +7,10 @@ import dataclasses
 
 import numpy as np
 
-from medjax import data, evaluate, figures, probes, rates, settings, wiring
+from medjax import data, evaluate, figures, probes, settings, wiring
 from medjax.data import catalogue
 from medjax.data import feed as feed_lib
+from medjax.metrics import rates
 from medjax.objectives import base
 
 _LEARNT, _SCORED = "train", "val"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medjax import mcnemar, metrics
+from medjax import metrics
+from medjax.metrics import mcnemar
 
 
 def interval(found: metrics.Interval) -> str:

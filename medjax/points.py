@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 import pathlib
 
-from medjax import calibration, contract, evaluate, operating, settings, thresholds
+from medjax import contract, evaluate, settings
 from medjax.data import catalogue
+from medjax.metrics import calibration, operating, thresholds
 
 Scored = Mapping[str, contract.Predictions]
 

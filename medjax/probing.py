@@ -15,9 +15,10 @@ import pathlib
 import jax
 import numpy as np
 
-from medjax import contract, metrics, operating, settings, views, wiring
+from medjax import contract, metrics, settings, views, wiring
 from medjax import evaluate as evaluate_lib
 from medjax import mesh as mesh_lib
+from medjax.metrics import operating
 from medjax.objectives import base
 
 FOLDER = "probes"  # of a stage; holds a table of predictions for each

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 
 from medjax import (
-  breakdown,
   chapters,
   classical,
   cluster,
@@ -25,7 +24,6 @@ from medjax import (
   data,
   lock,
   points,
-  provenance,
   report,
   settings,
   stages,
@@ -36,6 +34,7 @@ from medjax import (
 from medjax import config as config_lib
 from medjax import mesh as mesh_lib
 from medjax import place as place_lib
+from medjax.chapters import breakdown, provenance
 from medjax.data import catalogue
 from medjax.models.pretrained import manifests
 

@@ -13,24 +13,16 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from medjax import (
-  augment,
-  contract,
-  metrics,
-  objectives,
-  optim,
-  prevalence,
-  sampling,
-  scales,
-  settings,
-)
+from medjax import augment, contract, metrics, objectives, optim, sampling, settings
 from medjax import evaluate as evaluate_lib
 from medjax import mesh as mesh_lib
 from medjax import train as train_lib
 from medjax import views as views_lib
+from medjax.augment import scales
 from medjax.data import catalogue
 from medjax.data import feed as feed_lib
 from medjax.data.feed import order as order_lib
+from medjax.metrics import prevalence
 from medjax.models import gan
 from medjax.models import net as net_lib
 from medjax.objectives import base

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import calibration, contract, objectives, operating, settings
+from medjax import contract, objectives, settings
 from medjax.export import program
+from medjax.metrics import calibration, operating
 from medjax.models import net as net_lib
 from medjax.models import zoo
 from medjax.objectives import base

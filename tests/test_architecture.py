@@ -19,19 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "medjax"
 
 BASE = {"contract", "settings", "ops", "trees"}
-LEVEL_0 = BASE | {"config", "imbalance", "losses", "rates", "metrics", "pixels", "augment", "mesh"}
-LEVEL_0 |= {
-  "choices",
-  "cluster",
-  "command",
-  "decisions",
-  "delong",
-  "mcnemar",
-  "mixing",
-  "prevalence",
-  "scales",
-  "tables",
-}
+LEVEL_0 = BASE | {"config", "imbalance", "losses", "metrics", "pixels", "augment", "mesh"}
+LEVEL_0 |= {"cluster", "command"}
 LEVEL_3 = LEVEL_0 | {"objectives.base"}
 LEVEL_4 = LEVEL_0 | {"models", "objectives", "checkpoint", "evaluate"}
 BELOW_5 = LEVEL_4 | {"data", "optim", "writer", "train", "report", "sampling"}
@@ -41,17 +30,7 @@ TABLE = {
   **dict.fromkeys(LEVEL_0, BASE),
   "mesh": BASE | {"cluster"},
   "page": set(),
-  "tables": BASE | {"rates"},
-  "choices": BASE | {"rates", "tables"},
-  "decisions": BASE | {"rates", "tables"},
-  "metrics": BASE | {"rates", "tables", "choices", "decisions"},
-  "delong": BASE | {"rates", "metrics"},
-  "mcnemar": BASE | {"metrics"},
-  "prevalence": BASE | {"rates", "tables", "metrics"},
-  "calibration": LEVEL_0,
-  "thresholds": LEVEL_0,
-  "operating": LEVEL_0 | {"calibration", "thresholds"},
-  "artifact": LEVEL_0 | {"operating"},
+  "artifact": LEVEL_0,
   "data": LEVEL_0 | {"page"},
   "models": LEVEL_0,
   "optim": LEVEL_0,
@@ -73,43 +52,33 @@ TABLE = {
   "report": LEVEL_4 | {"figures", "page", "phrases", "study"},
   "classical": BASE,
   "saliency": LEVEL_0 | {"models"},
-  "pooling": BASE,
-  "subgroups": LEVEL_0 | {"pooling"},
   "views": LEVEL_0,
-  "points": BELOW_5 - {"report"} | {"calibration", "operating", "thresholds"},
-  "appendix": BELOW_5 | {"calibration", "figures", "operating", "page", "phrases", "thresholds"},
-  "probing": BELOW_5 - {"report"} | {"operating", "views", "wiring"},
-  "breakdown": BELOW_5 | {"figures", "phrases", "pooling", "probing", "subgroups"},
+  "points": BELOW_5 - {"report"},
+  "probing": BELOW_5 - {"report"} | {"views", "wiring"},
   "wiring": BELOW_5 - {"report"} | {"views"},
   "witness": LEVEL_3 | {"writer"},
   "profiling": BASE | {"cluster"},
   "planner": BELOW_5 - {"report"} | {"cluster", "wiring"},
   "trained": BELOW_5 - {"report"} | {"wiring"},
-  "benchmarks": BASE | {"metrics"},
-  "provenance": BELOW_5 | {"benchmarks", "figures", "phrases"},
-  "gallery": BELOW_5 | {"explain", "trained"},
-  "chapters": BELOW_5 | {"appendix", "breakdown", "gallery", "provenance", "trained"},
+  "chapters": BELOW_5 | {"explain", "figures", "page", "phrases", "probing", "trained"},
   "monitors": BELOW_5 - {"report"} | {"figures", "probes", "wiring"},
   "judge": BELOW_5 - {"report"} | {"fidelity", "trained", "wiring"},
   "stages": BELOW_5 - {"report"}
   | {"figures", "judge", "monitors", "planner", "points", "probing"}
   | {"profiling", "wiring", "witness"},
-  "predict": BELOW_5 - {"report"}
-  | {"artifact", "explain", "operating", "trained", "views", "wiring"},
+  "predict": BELOW_5 - {"report"} | {"artifact", "explain", "trained", "views", "wiring"},
   "explain": BELOW_5 - {"report"} | {"page", "predict", "saliency", "trained"},
-  "export": BELOW_5 - {"report"} | {"artifact", "calibration", "operating", "trained"},
-  "ensemble": BELOW_5 | {"compare", "phrases", "provenance", "stages", "trained", "wiring"},
+  "export": BELOW_5 - {"report"} | {"artifact", "trained"},
+  "ensemble": BELOW_5 | {"chapters", "compare", "phrases", "stages", "trained", "wiring"},
   "generate": BELOW_5 - {"report"} | {"fidelity", "judge", "trained", "wiring"},
   "compare": LEVEL_4 | {"figures", "page", "phrases", "report", "trained"},
   "runs": BELOW_5
   | {
-    "breakdown",
     "chapters",
     "classical",
     "lock",
     "place",
     "points",
-    "provenance",
     "stages",
     "study",
     "trained",

@@ -7,7 +7,8 @@ import pytest
 from scipy import special
 from sklearn import metrics as sk
 
-from medjax import calibration, contract, metrics
+from medjax import contract, metrics
+from medjax.metrics import calibration
 
 CLASSES = ("a", "b", "c")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from medjax import contract, evaluate, figures, metrics, rates, report
+from medjax import contract, evaluate, figures, metrics, report
+from medjax.metrics import rates
 from medjax.report import contents, examples
 
 CLASSES = ("mass", "nodule", "effusion", "hernia")

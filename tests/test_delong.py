@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from medjax import contract, delong, metrics
+from medjax import contract, metrics
+from medjax.metrics import delong
 
 # DeLong, DeLong and Clarke-Pearson (1988): 43 complete patients with ovarian cancer; albumin, total
 # protein, Krebs-Goplerud score (high is bad), and whether surgery helped. What SAS prints of them

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from medjax import artifact, export, main, operating, predict, settings, trained, trees
+from medjax import artifact, export, main, predict, settings, trained, trees
 from medjax.export import __main__ as command
 from medjax.export import program, simplify
+from medjax.metrics import operating
 from medjax.models.pretrained import files as weight_files
 
 TINY = pathlib.Path(__file__).with_name("tiny.py")

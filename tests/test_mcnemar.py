@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from medjax import contract, mcnemar
+from medjax import contract
+from medjax.metrics import mcnemar
 
 
 def _table(right: np.ndarray, several: bool = False) -> contract.Predictions:

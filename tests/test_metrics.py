@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from medjax import contract, metrics, rates
+from medjax import contract, metrics
+from medjax.metrics import rates
 
 # Confusion matrices (TP, FP, FN, TN) recovered from Table III of Ali et al. 2021 by arithmetic, and
 # the row printed there. Its "sensitivity" and "specificity" are PPV and NPV: the paper's matrices

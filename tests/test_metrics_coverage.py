@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medjax import contract, delong, metrics
+from medjax import contract, metrics
+from medjax.metrics import delong
 
 SETS, RESAMPLES = 1000, 1000
 APART = 1.19  # of the two normals, in standard deviations

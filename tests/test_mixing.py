@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from medjax import augment, contract, mixing, objectives, optim, settings
+from medjax import augment, contract, objectives, optim, settings
 from medjax import mesh as mesh_lib
+from medjax.augment import mixing
 from medjax.models import net as net_lib
 from medjax.objectives import base
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from medjax import calibration, operating, thresholds
+from medjax.metrics import calibration, operating, thresholds
 
 CLASSES = ("nv", "mel", "bcc")
 

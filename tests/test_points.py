@@ -10,18 +10,9 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from medjax import (
-  appendix,
-  calibration,
-  config,
-  evaluate,
-  main,
-  metrics,
-  operating,
-  points,
-  settings,
-  thresholds,
-)
+from medjax import config, evaluate, main, metrics, points, settings
+from medjax.chapters import appendix
+from medjax.metrics import calibration, operating, thresholds
 
 TINY = pathlib.Path(__file__).with_name("tiny.py")
 FURTHER = "{'name': 'phantom', 'seed': 7, 'patients': 30}"

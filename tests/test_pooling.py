@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from medjax import contract, metrics, pooling
+from medjax import contract, metrics
+from medjax.metrics import pooling
 
 
 def table(groups, labels, scores, metadata=None, classes=None) -> contract.Predictions:

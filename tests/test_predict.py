@@ -19,17 +19,9 @@ from scipy import special
 import untrained
 
 import medjax
-from medjax import (
-  artifact,
-  calibration,
-  evaluate,
-  operating,
-  predict,
-  settings,
-  thresholds,
-  trained,
-)
+from medjax import artifact, evaluate, predict, settings, trained
 from medjax.export import __main__ as export
+from medjax.metrics import calibration, operating, thresholds
 from medjax.predict import __main__ as command
 from medjax.predict import scoring
 

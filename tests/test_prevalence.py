@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medjax import appendix, contract, metrics, prevalence, settings
+from medjax import contract, metrics, settings
+from medjax.chapters import appendix
+from medjax.metrics import prevalence
 
 
 def _table(n=60, k=3, groups=15, decimals=1) -> contract.Predictions:

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from medjax import contract, data, provenance, report, settings
+from medjax import contract, data, report, settings
+from medjax.chapters import provenance
 from medjax.report import flow
 
 CLASSES = ("healthy", "ill")

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medjax import benchmarks, config, contract, metrics, phrases, provenance, settings
+from medjax import config, contract, metrics, phrases, settings
+from medjax.chapters import benchmarks, provenance
 
 
 def _data(text: str, **changes) -> settings.Data:

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from medjax import contract, data, scales, settings, train, wiring
+from medjax import contract, data, settings, train, wiring
 from medjax import mesh as mesh_lib
+from medjax.augment import scales
 
 
 def test_sizes_hold_for_their_steps_and_are_drawn_alike():

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax import breakdown, contract, evaluate, main, probing, settings, views
+from medjax import contract, evaluate, main, probing, settings, views
+from medjax.chapters import breakdown
 from medjax.data import catalogue, feed
 
 SIDE, N = 16, 200

@@ -10,8 +10,9 @@ from PIL import Image
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from medjax import contract, data, evaluate, main, metrics, settings, subgroups
+from medjax import contract, data, evaluate, main, metrics, settings
 from medjax.data import catalogue
+from medjax.metrics import subgroups
 
 
 def table(n: int = 300, **known: np.ndarray) -> contract.Predictions:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from medjax import config, contract, settings, thresholds
+from medjax import config, contract, settings
+from medjax.metrics import thresholds
 
 CLASSES = ("clear", "nodular")
 AT_LEAST = {

@@ -9,7 +9,8 @@ import pathlib
 
 import numpy as np
 
-from medjax import contract, delong, evaluate, mcnemar, metrics, report, trained
+from medjax import contract, evaluate, metrics, report, trained
+from medjax.metrics import delong, mcnemar
 
 
 @dataclasses.dataclass(frozen=True)

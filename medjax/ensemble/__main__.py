@@ -8,7 +8,8 @@ import json
 import pathlib
 import sys
 
-from medjax import command, compare, contract, evaluate, metrics, phrases, provenance
+from medjax import command, compare, contract, evaluate, metrics, phrases
+from medjax.chapters import provenance
 from medjax.ensemble import scores, weights
 
 SHOWN = ("auc", "macro_f1", "log_loss", "ece")

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from medjax import artifact, command, config, contract, operating, trees
+from medjax import artifact, command, config, contract, trees
 from medjax.export import handing, program
+from medjax.metrics import operating
 
 TOLERANCE = 1e-4  # of the largest score: by how much folding may change one
 _PROBES = 4  # random images that folding is tried on

@@ -8,8 +8,9 @@ import pathlib
 import sys
 from typing import Any
 
-from medjax import artifact, command, export, operating, trained
+from medjax import artifact, command, export, trained
 from medjax.export import program
+from medjax.metrics import operating
 
 
 def _parser() -> argparse.ArgumentParser:

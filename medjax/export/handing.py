@@ -13,8 +13,9 @@ import subprocess
 import tempfile
 from typing import Any
 
-from medjax import artifact, config, contract, operating, settings, trees
+from medjax import artifact, config, contract, settings, trees
 from medjax.export import program
+from medjax.metrics import operating
 from medjax.objectives import base
 
 SOURCE = "source.json"

@@ -12,8 +12,9 @@ from jax import export
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import calibration, contract, objectives, operating, settings
+from medjax import contract, objectives, settings
 from medjax.export import simplify
+from medjax.metrics import calibration, operating
 from medjax.models import metadata
 from medjax.models import net as net_lib
 from medjax.objectives import base

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax import augment, contract, imbalance, losses, mixing, optim, settings
+from medjax import augment, contract, imbalance, losses, optim, settings
+from medjax.augment import mixing
 from medjax.models import net as net_lib
 from medjax.objectives import base
 

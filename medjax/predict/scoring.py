@@ -9,8 +9,9 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from medjax import artifact, augment, contract, evaluate, operating, settings, trained, wiring
+from medjax import artifact, augment, contract, evaluate, settings, trained, wiring
 from medjax import mesh as mesh_lib
+from medjax.metrics import operating
 from medjax.models import metadata as metadata_lib
 
 

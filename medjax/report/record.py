@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from medjax import contract, metrics, rates
+from medjax import contract, metrics
 from medjax import study as study_lib
+from medjax.metrics import rates
 from medjax.report import card, contents, examples, words
 
 FORMAT = 1

@@ -102,10 +102,10 @@ class Eval:
     augment: test-time augmentation: so many views of each image, drawn by the stage's `augment`,
       whose scores are averaged with the image's own. 0 scores the image alone, as validation does.
     pool: how the report pools the scores of one group's images for metrics of groups: `mean`, `max`
-      or `noisy_or`, see `medjax.pooling`; empty for none.
+      or `noisy_or`, see `medjax.metrics.pooling`; empty for none.
     pool_by: column of metadata that tells which images are pooled; empty for the groups.
     subgroups: columns of metadata, for each value of which the report has metrics, see
-      `medjax.subgroups`.
+      `medjax.metrics.subgroups`.
     maps: how the report shows where the network looked, see `medjax.saliency`; empty for no maps.
     probes: what the test images lose before they are scored again, to find out what the network
       goes by, see `medjax.probing`.

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax import calibration, contract, thresholds
+from medjax import contract
+from medjax.metrics import calibration, thresholds
 
 FILE = "operating.json"
 

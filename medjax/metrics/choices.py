@@ -1,6 +1,6 @@
 """Metrics of images that have one class each: the one with the highest score is chosen.
 
-What `medjax.decisions` computes for images that may have several classes.
+What `medjax.metrics.decisions` computes for images that may have several classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import numpy as np
 from scipy import sparse
 
-from medjax import rates, tables
+from medjax.metrics import rates, tables
 
 
 class Table(tables.Table):

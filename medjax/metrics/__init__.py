@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax import choices, contract, decisions, rates
+from medjax import contract
+from medjax.metrics import choices, decisions, rates
 
 BINS = rates.BINS
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "misclassification"})

@@ -13,7 +13,8 @@ import functools
 import numpy as np
 from scipy import sparse
 
-from medjax import contract, rates
+from medjax import contract
+from medjax.metrics import rates
 
 
 class Table:

@@ -12,7 +12,8 @@ import itertools
 
 import numpy as np
 
-from medjax import contract, metrics, pooling
+from medjax import contract, metrics
+from medjax.metrics import pooling
 
 UNKNOWN = "not known"
 AGES = (40.0, 60.0, 80.0)  # years, from each of which on a further band of ages begins

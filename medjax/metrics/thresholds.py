@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax import contract, metrics, rates, settings
+from medjax import contract, metrics, settings
+from medjax.metrics import rates
 
 SHOWN = ("sensitivity", "specificity", "ppv", "npv")
 

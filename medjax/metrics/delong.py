@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medjax import contract, metrics, rates
+from medjax import contract, metrics
+from medjax.metrics import rates
 
 
 class Areas(NamedTuple):

@@ -1,7 +1,7 @@
 """Metrics of images that may have several classes, or none: each class is a decision of its own.
 
-What `medjax.choices` computes for images of one class each. A class is given to an image from
-`contract.THRESHOLD` on.
+What `medjax.metrics.choices` computes for images of one class each. A class is given to an image
+from `contract.THRESHOLD` on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import numpy as np
 from scipy import sparse
 
-from medjax import rates, tables
+from medjax.metrics import rates, tables
 
 
 class Table(tables.Table):

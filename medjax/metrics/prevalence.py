@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medjax import contract, metrics, rates, tables
+from medjax import contract, metrics
+from medjax.metrics import rates, tables
 
 
 def check(shares: Sequence[float], classes: int, multi_label: bool) -> None:

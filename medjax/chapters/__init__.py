@@ -13,19 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax import (
-  appendix,
-  breakdown,
-  contract,
-  evaluate,
-  gallery,
-  metrics,
-  provenance,
-  report,
-  settings,
-  trained,
-  writer,
-)
+from medjax import contract, evaluate, metrics, report, settings, trained, writer
+from medjax.chapters import appendix, breakdown, gallery, provenance
 from medjax.data import catalogue
 
 FILE, PICTURES, DRAWINGS = "chapter.json", "pictures.npz", "drawings"

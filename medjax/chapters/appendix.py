@@ -11,19 +11,8 @@ import pathlib
 
 import numpy as np
 
-from medjax import (
-  calibration,
-  contract,
-  figures,
-  metrics,
-  operating,
-  page,
-  phrases,
-  prevalence,
-  report,
-  settings,
-  thresholds,
-)
+from medjax import contract, figures, metrics, page, phrases, report, settings
+from medjax.metrics import calibration, operating, prevalence, thresholds
 from medjax.report import contents
 
 _CHOSEN_BY = "val"  # the checkpoint was: what is shown is of the others

@@ -10,18 +10,9 @@ import pathlib
 
 import numpy as np
 
-from medjax import (
-  contract,
-  figures,
-  metrics,
-  phrases,
-  pooling,
-  probing,
-  report,
-  settings,
-  subgroups,
-)
+from medjax import contract, figures, metrics, phrases, probing, report, settings
 from medjax.data import catalogue
+from medjax.metrics import pooling, subgroups
 from medjax.report import contents
 
 

@@ -9,17 +9,8 @@ import pathlib
 import jax
 import numpy as np
 
-from medjax import (
-  benchmarks,
-  checkpoint,
-  contract,
-  figures,
-  metrics,
-  phrases,
-  report,
-  settings,
-  trees,
-)
+from medjax import checkpoint, contract, figures, metrics, phrases, report, settings, trees
+from medjax.chapters import benchmarks
 from medjax.data import catalogue
 from medjax.report import contents
 
