@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -23,7 +24,7 @@ import numpy as np
 import processes
 import pytest
 
-from medjax import checkpoint, lock, main, settings, writer
+from medjax import checkpoint, config, data, lock, main, settings, writer
 from medjax.data import cache, catalogue, patience
 from medjax.data import feed as feed_lib
 from medjax.objectives import base
@@ -349,6 +350,37 @@ def test_a_disk_that_fills_up_ends_a_run_which_then_goes_on_as_an_unbroken_one(t
   text, _ = process.communicate()
   assert process.returncode == 0 and "resumed from step" in text
   processes.assert_equal(processes.final(tmp_path / "whole"), processes.final(place / "w"))
+
+
+# A batch that holds what is no number.
+
+
+def test_a_nan_in_a_batch_ends_a_run_which_then_goes_on_as_an_unbroken_one(
+  tmp_path, capsys, monkeypatch
+):
+  """One image, which comes for the first time after the first checkpoint, has a pixel of NaN."""
+  args = TINY, "--config.train.log_images=True"
+  assert main.main([*args, f"--workdir={tmp_path}/whole"]) == 0
+  lines = (tmp_path / "whole" / "train" / "images.jsonl").read_text().splitlines()
+  given = [set(json.loads(line)["ids"]) for line in lines]
+  image = min(given[3] - given[2] - given[1] - given[0])
+  part = data.make(config.parse(config.load(str(processes.TINY))).stages[0].data).parts["train"]
+  pixels = jnp.asarray(part.fetch(part.ids.tolist().index(image)))
+
+  def planted(batch):
+    hit = (batch["image"] == pixels).all((1, 2, 3))
+    found = floats(batch)
+    return {**found, "image": found["image"].at[:, 3, 5].add(jnp.where(hit, jnp.nan, 0)[:, None])}
+
+  floats = base.with_floats
+  with monkeypatch.context() as planting:
+    planting.setattr(base, "with_floats", planted)
+    text = told(capsys, *args, f"--workdir={tmp_path}/cut")
+  assert "the loss is nan at step 3. " in text and image in text
+  assert "The last good checkpoint is of step 2;" in text
+  assert main.main([*args, f"--workdir={tmp_path}/cut"]) == 0
+  assert "resumed from step 2\n" in capsys.readouterr().out
+  processes.assert_equal(processes.final(tmp_path / "whole"), processes.final(tmp_path / "cut"))
 
 
 # A run that goes on otherwise than it began.

@@ -129,9 +129,12 @@ def _numbers(records: Sequence[Record], name: str) -> np.ndarray:
   """[n] float, NaN where not known."""
   values = [record.get(name) for record in records]
   try:
-    return np.array([np.nan if value in (None, "") else value for value in values], float)
+    found = np.array([np.nan if value in (None, "") else value for value in values], float)
+    if np.isinf(found).any():
+      raise ValueError(f"{values[np.isinf(found).argmax()]!r} is infinite")
   except ValueError as error:
     raise ValueError(
       f"metadata {name!r} is to be a number: {error}. Leave it blank where it is not known, or name"
       " it among data.categories"
     ) from None
+  return found

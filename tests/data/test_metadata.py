@@ -51,6 +51,15 @@ def test_a_number_that_is_none_is_told():
     metadata.fit([{"age": "old"}], [metadata.Number("age")])
 
 
+@pytest.mark.parametrize("value", ["inf", "-1e999", float("inf")])
+def test_an_infinite_number_is_told_before_it_spoils_its_column(value):
+  fields, ages = [metadata.Number("age")], [{"age": 40}, {"age": "50"}]
+  with pytest.raises(ValueError, match=r"'age' is to be a number: .*(inf|1e999).* is infinite"):
+    metadata.fit([*ages, {"age": value}], fields)
+  with pytest.raises(ValueError, match="is infinite"):
+    metadata.fit(ages, fields)([{"age": value}])
+
+
 def test_a_number_that_training_never_has_is_zero():
   encoder = metadata.fit([{"age": None}], [metadata.Number("age")])
   assert encoder([{"age": None}]).tolist() == [[0]]
