@@ -22,8 +22,13 @@ def difference(found: metrics.Difference) -> str:
 
 
 def p(found: metrics.Difference | mcnemar.Discordant) -> str:
-  """The p-value, with three digits."""
-  return "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+  """`p = 0.012` or `p < 0.001`."""
+  return f"p {cell}" if (cell := p_cell(found)).startswith("<") else f"p = {cell}"
+
+
+def p_cell(found: metrics.Difference | mcnemar.Discordant) -> str:
+  """The p-value for a table's column `p`: `0.012` or `< 0.001`."""
+  return "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
 
 
 def verdict(name: str, found: metrics.Difference) -> str:

@@ -1,6 +1,7 @@
 """A study: its tables against predictions made by hand, and a run from the command line."""
 
 import csv
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -137,9 +138,29 @@ def test_the_report_tells_the_arms_in_place_of_the_stages(found, tmp_path):
   assert lines[0].split() == ["fraction", "accuracy", "spread", "minus", "random", "p"]
   assert lines[1].split()[:3] == ["random", "0.1", "0.583"]
   assert "+0.250" in lines[2] and "intervals are for other patients" in "\n".join(lines)
+  assert "Against random, accuracy " in "\n".join(lines)
   html = report.write(tmp_path / "report.html", whole).read_text()
   assert "0.118 of 2" in html and "pretrained" in html
+  assert html.count("As in stage ") == len(chapters) - 1
   assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["study.png"]
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "metric", "said"),
+  [
+    (0.1, 0.3, "accuracy", "accuracy is better with pretrained (0.1)."),
+    (0.1, 0.3, "log_loss", "log loss is worse with pretrained (0.1)."),
+    (-0.1, 0.3, "accuracy", "accuracy shows no difference with pretrained (0.1)."),
+  ],
+)
+def test_the_answer_comes_first(found, low, high, metric, said):
+  difference = metrics.Difference((low + high) / 2, low, high, 1.0, 0.01)
+  summaries = [study.Summary("pretrained", ("0.1",), (0.5,), None, difference)]
+  told = dataclasses.replace(found, metric=metric, summaries=summaries)
+  info = contract.DataInfo(("ill", "well"), (8, 8, 1), (4, 4), 8, (0.5,), (0.2,))
+  stage = report.StageReport("a", info, "", predictions=found.rows[0].predictions)
+  whole = report.Report("A study", [stage], metric, 200, study=told)
+  assert report.terminal_table(whole).splitlines()[3] == f"Against random, {said}"
 
 
 # From the command line.

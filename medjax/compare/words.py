@@ -64,7 +64,7 @@ def _cells(name: str, d: metrics.Difference) -> list[str]:
     return [phrases.difference(d), "", ""]
   return [
     phrases.difference(d),
-    phrases.p(d).removeprefix("p ").removeprefix("= "),
+    phrases.p_cell(d),
     phrases.verdict(name, d),
   ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import pathlib
 import re
 
@@ -77,6 +78,9 @@ def _write_images(
 ) -> None:
   """Where the images come from and go to, and what was looked for between the parts."""
   sheet.heading("Images")
+  if like := _alike(report, stage):
+    sheet.text(f"As in stage {like}, from the images found to the leaks between parts.")
+    return
   if stage.flow.main and report.study is None:
     drawn = (f"{prefix}_flow", "Images from found to tested.", page.png(flow.draw(stage.flow)))
     sheet.figures([drawn], "one", alt=flow.told(stage.flow))
@@ -86,6 +90,13 @@ def _write_images(
   if stage.checks:
     sheet.heading("Leaks between parts")
     sheet.table(["looked for", "found"], stage.checks.items(), class_="prose")
+
+
+def _alike(report: contents.Report, stage: contents.StageReport) -> str:
+  """Name of the first stage of a study of which all that is told of its images is the same."""
+  told = operator.attrgetter("counts", "notes", "checks")
+  first = next(other for other in report.stages if told(other) == told(stage))
+  return "" if report.study is None or first is stage else first.name
 
 
 def _write_training(
@@ -114,6 +125,8 @@ def _write_scores(
     sheet.text(f"Without an image here, and left out of every mean: {', '.join(absent)}.")
   if stage.per_class:
     sheet.table(*words.class_table(stage, table))
+  elif report.study is not None:
+    sheet.table(["metric", "value"], words.stage_rows(stage))
 
 
 def _write_curves(sheet: page.Page, table: contract.Predictions, prefix: str) -> None:

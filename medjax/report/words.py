@@ -16,6 +16,11 @@ LEAKY = (
   " good; they only serve to be set beside published ones made alike."
 )
 
+_AGAINST_A_BASELINE = {  # of `phrases.verdict`
+  "better": "is better with",
+  "worse": "is worse with",
+  "no difference shown": "shows no difference with",
+}
 _SHOWN = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc")  # of every class, on the page
 
 
@@ -42,7 +47,7 @@ def statement(report: contents.Report) -> tuple[str, list[str]]:
     found, sentence = _outcome(report, report.comparison)
     return found, [f"{sentence}.", *bases]
   if report.study is not None:
-    return "", [*_study_terms(report.study), *bases]
+    return "", [*_study_outcome(report.study), *_study_terms(report.study), *bases]
   name = report.primary
   values = [(s.name, s.intervals[name]) for s in report.scored if name in s.intervals]
   return "", [f"{s}: {figures.label(name)} {phrases.interval(v)}." for s, v in values] + bases
@@ -103,6 +108,11 @@ def _metric_rows(report: contents.Report) -> dict[str, list[str]]:
   return rows
 
 
+def stage_rows(stage: contents.StageReport) -> list[list[str]]:
+  """The metrics of one stage, a row each."""
+  return [[figures.label(name), phrases.interval(v)] for name, v in stage.intervals.items()]
+
+
 def _study_table(study: study_lib.Study) -> tuple[list[str], list[list[str]]]:
   cfg = study.cfg
   head = [cfg.columns[0], *study.levels, figures.label(study.metric)]
@@ -118,9 +128,28 @@ def _study_row(study: study_lib.Study, found: study_lib.Summary) -> list[str]:
     row.append("" if found.spread is None else f"{found.spread:.3f} of {len(found.values)}")
   if study.cfg.baseline:
     d = found.difference
-    words = (phrases.difference(d), f"{d.p:.3f}", phrases.verdict(study.metric, d)) if d else ()
+    words = (
+      (phrases.difference(d), phrases.p_cell(d), phrases.verdict(study.metric, d)) if d else ()
+    )
     row += words or ("", "", "")
   return row
+
+
+def _study_outcome(study: study_lib.Study) -> list[str]:
+  """Which arms are better than the baseline, which are worse, and of which neither shows."""
+  by_verdict: dict[str, list[str]] = {}
+  for found in study.summaries:
+    if found.difference is not None:
+      name = f"{found.arm} ({', '.join(found.level)})" if found.level else found.arm
+      by_verdict.setdefault(phrases.verdict(study.metric, found.difference), []).append(name)
+  if not by_verdict:
+    return []
+  told = [
+    f"{words} {', '.join(by_verdict[said])}"
+    for said, words in _AGAINST_A_BASELINE.items()
+    if said in by_verdict
+  ]
+  return [f"Against {study.cfg.baseline}, {figures.label(study.metric)} {'; it '.join(told)}."]
 
 
 def _study_terms(study: study_lib.Study) -> list[str]:
