@@ -18,6 +18,8 @@ random arm, and `study.png`.
   +careful                               arms that change less of what was pretrained: `frozen`, a
                                          new head alone, and `decayed`, rates that fall by half from
                                          each stage of the network to the one before
+  +adapted                               an arm that goes on with SimCLR on the target's own training
+                                         images before, as Azizi et al. 2021 do
 
 A pool of one's own, here MedNIST and Kermany's training films in one:
 
@@ -86,6 +88,7 @@ CAREFUL = dict(
   ),
   decayed=dict(init_from="pretrain", optimizer=dict(layer_decay=0.5)),
 )
+ADAPTED = dict(adapted=dict(init_from="adapt"))
 FLOORS = {
   name: dict(init_from="", objective=dict(name="classical", classifier=name))
   for name in ("svm", "random_forest")
@@ -93,10 +96,10 @@ FLOORS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """The experiment; a target, and `+imported` or `+careful` for more arms."""
+  """The experiment; a target, and `+imported`, `+careful` or `+adapted` for more arms."""
   target, _, more = arg.partition("+")
   chosen = common.choose(target, **TARGETS)
-  added = {"": {}, "imported": dict(imported={}), "careful": CAREFUL}
+  added = {"": {}, "imported": dict(imported={}), "careful": CAREFUL, "adapted": ADAPTED}
   arms = ARMS | FLOORS | common.choose(more, **added)
   quick = target == "smoke"
   config = dict(
@@ -112,7 +115,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _stages(chosen: dict, arms: dict, quick: bool) -> Iterator[dict]:
-  """The pretraining, then every arm with every fraction and seed."""
+  """What is pretrained, then every arm with every fraction and seed."""
   tuning = common.SMOKE_TRAIN if quick else FINETUNE
   rows = [
     common.merged(_row(chosen, arm, fraction, seed) | dict(train=tuning), changes)
@@ -120,16 +123,20 @@ def _stages(chosen: dict, arms: dict, quick: bool) -> Iterator[dict]:
     for seed in (SEEDS[:1] if quick else SEEDS)
     for arm, changes in arms.items()
   ]
-  pretrain = dict(batch_size=256, length="20 epochs")
-  yield dict(
+  pretrain = dict(
     name="pretrain",
     data=chosen["pool"],
     augment=chosen["views"],
     objective="simclr",
     audit_against=(rows[0]["name"],),
     init_from="",
-    train=common.SMOKE_TRAIN if quick else pretrain,
+    train=common.SMOKE_TRAIN if quick else dict(batch_size=256, length="20 epochs"),
   )
+  yield pretrain
+  if ADAPTED.keys() <= arms.keys():
+    train = common.SMOKE_TRAIN if quick else dict(batch_size=128, length="200 steps")
+    own = dict(name="adapt", data=chosen["data"], init_from="pretrain", train=train)
+    yield pretrain | own
   yield from rows
 
 
