@@ -46,6 +46,14 @@ def test_every_variant_parses_and_reads_back(file):
     assert config.parse(config.to_dict(found)) == found
 
 
+@pytest.mark.parametrize(("word", "arms"), [("careful", 2), ("adapted", 1), ("imported", 1)])
+def test_further_arms_have_the_rows_of_the_others(word, arms):
+  few, more = (parsed(f"configs/mednet/worth.py:ham10000{end}") for end in ("", f"+{word}"))
+  cells = [stage.cell for stage in few.stages if stage.cell]
+  added = [s.cell for s in more.stages if s.cell and s.cell not in cells]
+  assert len(added) == arms * len({cell[1:] for cell in cells}) == arms * 6
+
+
 @pytest.mark.parametrize("file", [file for file in FILES if file not in STUDIES])
 def test_smoke_is_the_same_network_on_smaller_images_for_fewer_steps(file):
   whole, smoke = parsed(file), parsed(f"{file}:smoke")

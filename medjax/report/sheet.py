@@ -55,7 +55,8 @@ def _write_result(sheet: page.Page, report: contents.Report) -> None:
     sheet.figures([("study", caption, page.png(drawing))], "one")
   if report.scored:
     sheet.table(*words.result_table(report), figures.label(report.primary))
-    sheet.text(words.footnote(report), class_="soft")
+    if report.study is None:  # which has but one metric
+      sheet.text(words.footnote(report), class_="soft")
 
 
 def _write_stage(
