@@ -68,6 +68,12 @@ class DataInfo:
   encoding: tuple[Encoding, ...] = dataclasses.field(default=(), hash=False)
   reading: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
+  @classmethod
+  def restored(cls, kept: Mapping[str, Any]) -> DataInfo:
+    """What `dataclasses.asdict` and JSON made of one, which knows no tuples."""
+    tuples = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+    return cls(**{**kept, **tuples})
+
 
 @flax.struct.dataclass
 class Outputs:

@@ -127,13 +127,8 @@ def _kept(bench: wiring.Bench, known: list[Plan]) -> Plan:
   try:
     kept = json.loads((bench.folder / FILE).read_text(encoding="utf-8"))
     plan = Plan(kept["accumulate"], kept["remat"])
-  except (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-  ):  # of no use; what is chosen now takes its place
-    return known[0]
+  except (OSError, ValueError, KeyError, TypeError):
+    return known[0]  # what is kept is of no use, and what is chosen now takes its place
   return plan if kept.get("devices") == _devices(bench.mesh) and plan in known else known[0]
 
 

@@ -118,11 +118,7 @@ def recalled(folder: pathlib.Path) -> contract.DataInfo:
   """What `remember` kept. Raises FileNotFoundError where the stage was never begun."""
   if not (folder / INFO).is_file():
     raise FileNotFoundError(f"{folder} was never trained: it has no {INFO}")
-  kept: dict[str, Any] = json.loads((folder / INFO).read_text(encoding="utf-8"))
-  tuples: dict[str, Any] = {
-    name: tuple(value) for name, value in kept.items() if isinstance(value, list)
-  }
-  return contract.DataInfo(**kept | tuples)  # JSON knows no tuples
+  return contract.DataInfo.restored(json.loads((folder / INFO).read_text(encoding="utf-8")))
 
 
 def _config(workdir: pathlib.Path) -> settings.Config:

@@ -18,8 +18,8 @@ random arm, and `study.png`.
   +careful                               arms that change less of what was pretrained: `frozen`, a
                                          new head alone, and `decayed`, rates that fall by half from
                                          each stage of the network to the one before
-  +adapted                               an arm that goes on with SimCLR on the target's own training
-                                         images before, as Azizi et al. 2021 do
+  +adapted                               an arm that goes on with SimCLR on the training images of
+                                         the target, as Azizi et al. 2021 do
 
 A pool of one's own, here MedNIST and Kermany's training films in one:
 

@@ -64,8 +64,7 @@ def received(folder: pathlib.Path, weights: pathlib.Path) -> tuple[program.Sourc
 
   kept = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
   (stage,) = config.parse({"stages": [kept["stage"]]}).stages
-  tuples = {name: tuple(each) for name, each in kept["info"].items() if isinstance(each, list)}
-  info = contract.DataInfo(**kept["info"] | tuples)
+  info = contract.DataInfo.restored(kept["info"])
   tree = trees.unflatten(safetensors.numpy.load_file(weights))
   state = base.TrainState(jnp.zeros((), jnp.int32), tree["params"], tree.get("stats", {}), (), {})
   source = program.Source(stage, info, state, operating.of(kept["operating"]))
