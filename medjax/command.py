@@ -7,20 +7,19 @@ import pathlib
 import sys
 
 
-def status(run: Callable[[], None], debug: bool = False) -> int:
-  """Runs a command; 0, or 1 where it raised an error, which is told on stderr.
+def status(run: Callable[[], int | None], debug: bool = False) -> int:
+  """Runs a command; the status that it returns, or 1 for an error, which is told on stderr.
 
   Args:
     run: the command. debug: whether errors are raised, with where they come from.
   """
   try:
-    run()
-  except (ValueError, KeyError, OSError, RuntimeError) as error:
+    return run() or 0
+  except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
     if debug:
       raise
     print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
     return 1
-  return 0
 
 
 def check_empty(out: pathlib.Path) -> None:

@@ -21,8 +21,10 @@ FAMILIES = {
   **{name: PRESETS[name] for name in ("densenet121", "xception", "darknet53", "nasnet_mobile")},
   **{name: PRESETS[name] for name in ("inception_v3", "inception_resnet_v2")},
   **{name: PRESETS[name] for name in ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small")},
-  "soft_attention": settings.SoftAttention(backbone=PRESETS["mobilenet_v1"], metadata="none"),
+  "soft_attention": settings.SoftAttention(backbone=PRESETS["mobilenet_v2"], metadata="none"),
 }
+NO_IMAGE_CLASSIFIERS = {"gan", "metadata_mlp"}
+OTHERS = sorted(PRESETS.keys() - FAMILIES.keys() - NO_IMAGE_CLASSIFIERS)
 SMALL = settings.QuadSNet(widths=(4,), convs_per_block=1, sep_convs_per_block=1, hidden=4)
 
 
@@ -48,10 +50,10 @@ def flops(model: settings.Model, devices: int, side: int) -> float:
   return step.lower(state, batch, key, rate).cost_analysis()["flops"]
 
 
-def assert_constant(model: settings.Model, side: int) -> None:
-  one, *several = (flops(model, devices, side) for devices in (1, 2, 4, 8))
+def assert_constant(model: settings.Model, side: int, numbers: tuple[int, ...] = (2, 4, 8)) -> None:
+  one, *several = (flops(model, devices, side) for devices in (1, *numbers))
   print(f"\n{model.name}: {one:.4g} on one device, {several[0] / one:.4f} times as much on several")
-  assert several == [several[0]] * 3
+  assert several == [several[0]] * len(numbers)
   assert several[0] == pytest.approx(one, rel=0.02)  # what is summed over devices counts, too
 
 
@@ -64,3 +66,9 @@ def test_a_device_has_as_much_to_do_beside_others_as_alone():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_scales_so(name):
   assert_constant(FAMILIES[name], SIDE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_network_scales_so_from_one_device_to_eight(name):
+  assert_constant(PRESETS[name], SIDE, (8,))

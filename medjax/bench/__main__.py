@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; its status."""
   argv = sys.argv[1:] if argv is None else argv
   options.parse(argv)  # says what is wrong before an environment is made for it
-  found: list[int] = []
-  return command.status(lambda: found.append(start(CHECKOUT, argv))) or found[0]
+  return command.status(lambda: start(CHECKOUT, argv))
 
 
 if __name__ == "__main__":

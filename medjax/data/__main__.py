@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 import sys
 
+from medjax import command
 from medjax.data import audit, prepare, show, survey
 
 COMMANDS = {
@@ -21,15 +22,11 @@ def main(argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(prog="python -m medjax.data", description=__doc__)
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
   for name, (module, purpose) in COMMANDS.items():
-    command = commands.add_parser(name, help=purpose, description=module.__doc__)
-    module.arguments(command)
-    command.set_defaults(run=module.run)
+    each = commands.add_parser(name, help=purpose, description=module.__doc__)
+    module.arguments(each)
+    each.set_defaults(run=module.run)
   args = parser.parse_args(argv)
-  try:
-    return args.run(args)
-  except (ValueError, OSError, ImportError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+  return command.status(lambda: args.run(args))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from clu import parameter_overview
 import jax
 import jax.numpy as jnp
 
-from medjax import contract, trees
+from medjax import command, contract, trees
 from medjax.models import costs, zoo
 from medjax.models import net as net_lib
 
@@ -109,19 +109,18 @@ def _flat_shapes(tree: contract.Tree) -> dict[str, list[int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints what was asked for; returns the exit status: 0, or 1 for an error told on stderr."""
+  """Prints what was asked for; its status."""
   args = _parser().parse_args(argv)
-  try:
-    if args.name is None and args.size:
-      raise ValueError("--size is for one network: name it before, as in `resnet50 --size 64`")
-    if args.name is None:
-      _show_all(args.json)
-    else:
-      _show_one(_named(args.name, args.size), args.json)
-  except (KeyError, ValueError) as error:
-    print(f"error: {error.args[0]}", file=sys.stderr)
-    return 1
-  return 0
+  return command.status(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+  if args.name is not None:
+    _show_one(_named(args.name, args.size), args.json)
+  elif args.size:
+    raise ValueError("--size is for one network: name it before, as in `resnet50 --size 64`")
+  else:
+    _show_all(args.json)
 
 
 if __name__ == "__main__":
