@@ -11,7 +11,7 @@ from medjax import augment, contract, models, objectives, optim, settings
 from medjax import mesh as mesh_lib
 from medjax.models import net as net_lib
 
-EACH, SIDE = 2, 75  # images a device; pixels, the fewest that every network takes
+EACH, SIDE = 2, 96  # images a device; pixels, the fewest that every network takes
 PRESETS = settings.VARIANTS[settings.Model]
 # One of each family; soft attention on the smallest of its backbones.
 FAMILIES = {

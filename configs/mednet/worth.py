@@ -32,7 +32,8 @@ serve there. With 10 epochs of pretraining, macro F1 and its difference to rando
 `:ham10000` 0.311, +0.023 (+0.007 to +0.039) with 10 % of the labels and 0.329, +0.025 (+0.010 to
 +0.041) with all; of width 8 and with such a pool `:covid_ct` 0.593, -0.042 (-0.077 to -0.011) with
 10 % and 0.689, +0.039 (+0.002 to +0.081) with all, `:kermany` 0.828, -0.002 (-0.017 to +0.013) and
-0.818, +0.036 (+0.020 to +0.054). `:pneumoniamnist` and `+careful` were not run to their end.
+0.818, +0.036 (+0.020 to +0.054). Of width 8 `:pneumoniamnist` 0.863, +0.002 (-0.014 to +0.018) and
+0.844, -0.027 (-0.045 to -0.010).
 """
 
 from collections.abc import Iterator
