@@ -7,4 +7,8 @@ venv=$root/.venv-onnx
 log=$venv/install.log
 
 ensure onnx
-JAX_PLATFORMS=cpu exec "$venv/bin/python" -m medjax.export.converting "$@"
+export JAX_PLATFORMS=cpu
+# Constants are computed operation by operation; most are the same from network to network.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-$HOME/.cache/medjax/xla-onnx}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+exec "$venv/bin/python" -m medjax.export.converting "$@"
