@@ -1,7 +1,10 @@
+"""Whole networks with soft attention: cuts, classifiers, training, the authors' tables."""
+
 import dataclasses
 import functools
 import math
 
+import attention_by_hand as by_hand
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,269 +16,20 @@ from medjax import contract, models, settings, trees
 from medjax.models import initial, metadata, soft_attention
 from medjax.models import net as net_lib
 
-MODE = net_lib.Mode(net_lib.Execution())
-KINDS = ("paper", "paper_no_gamma", "keras_quirk")
-WIDTH = 21  # of the metadata of HAM10000
 TINY = settings.SoftAttention(
   backbone=settings.DenseNet(name="tiny", units=(2,), growth=8), cut="conv2_block1_concat"
 )
 
 
-def _info(size=32, metadata=WIDTH):
+def _info(size=32, metadata=by_hand.WIDTH):
   return dataclasses.replace(parity.info(size, classes=7), metadata=metadata)
 
 
 def _batch(n=4, size=32, metadata=True):
   rng = np.random.default_rng(5)
   batch = parity.batch_of(parity.images(size, n))
-  known = {contract.METADATA: jnp.asarray(rng.normal(size=(n, WIDTH)))} if metadata else {}
+  known = {contract.METADATA: jnp.asarray(rng.normal(size=(n, by_hand.WIDTH)))} if metadata else {}
   return {key: jnp.asarray(value) for key, value in batch.items()} | known
-
-
-def _random(shapes, seed=0):
-  """Random leaves: variances positive, kernels of a size that keeps maps as large as they are."""
-  rng = np.random.default_rng(seed)
-
-  def numbers(path, leaf):
-    positive = path.endswith(("var", "scale"))
-    width = math.sqrt(2 / math.prod(leaf.shape[:-1])) if path.endswith("kernel") else 0.3
-    drawn = rng.uniform(0.5, 1.5, leaf.shape) if positive else rng.normal(0, width, leaf.shape)
-    return np.asarray(drawn, leaf.dtype)
-
-  return trees.unflatten({path: numbers(path, x) for path, x in trees.flatten(shapes).items()})
-
-
-def _module(module, *shape, seed=0):
-  """Random variables of a module, and a random input."""
-  x = np.random.default_rng(seed + 1).normal(size=shape).astype(jnp.result_type(float))
-  shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, MODE), x)
-  return {kind: _random(tree, seed) for kind, tree in shapes.items() if kind != "endpoints"}, x
-
-
-def _conv(x, kernel, bias):
-  """SAME convolution of [b, h, w, C] with an odd kernel, by shifts."""
-  rows, columns = kernel.shape[:2]
-  padded = np.pad(x, ((0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)))
-  taps = [
-    padded[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j]
-    for i in range(rows)
-    for j in range(columns)
-  ]
-  return np.sum(taps, axis=0) + bias
-
-
-def _quirk_scores(x, kernel, bias):
-  """The original layer's scores, number by number; `kernel` is [C, 3, 3, K]."""
-  channels = x.shape[-1]
-  up, first = (channels - 1) // 2, (channels - 3) // 2
-  scores = np.zeros((*x.shape[:3], kernel.shape[-1])) + bias
-  for b, i, j, k in np.ndindex(scores.shape):
-    for a, column, c in np.ndindex(kernel.shape[:3]):
-      row, beside = i + a - up, j + column - 1
-      if 0 <= row < x.shape[1] and 0 <= beside < x.shape[2]:
-        scores[b, i, j, k] += kernel[a, column, c, k] * x[b, row, beside, first + c]
-  return scores
-
-
-def _attention(scores):
-  """[b, h, w, K] scores to the sum of the maps, map by map."""
-  total = np.zeros((*scores.shape[:3], 1))
-  for b in range(scores.shape[0]):
-    for k in range(scores.shape[3]):
-      powers = np.exp(np.maximum(scores[b, :, :, k], 0))
-      total[b, :, :, 0] += powers / powers.sum()
-  return total
-
-
-def _attended(params, x, kind):
-  scores = (_quirk_scores if kind == "keras_quirk" else _conv)(
-    x, params["scores"]["kernel"], params["scores"]["bias"]
-  )
-  return params.get("gamma", 1.0) * x * _attention(scores)
-
-
-def _weights_of(layer, variables, x):
-  """The layer's end point `attention`."""
-  mode = dataclasses.replace(MODE, endpoints=("attention",))
-  (weights,) = jax.tree.leaves(layer.apply(variables, x, mode, mutable=["endpoints"])[1])
-  return weights
-
-
-def _pooled(x, side=2):
-  """Max-pooling, number by number; squares that end outside end at the border."""
-  rows, columns = (-(-n // side) for n in x.shape[1:3])
-  out = np.zeros((x.shape[0], rows, columns, x.shape[3]))
-  for i, j in np.ndindex(rows, columns):
-    square = x[:, i * side : (i + 1) * side, j * side : (j + 1) * side]
-    out[:, i, j] = square.max((1, 2))
-  return out
-
-
-def _two_paths(params, x, kind):
-  paths = [_pooled(x), _pooled(_attended(params["soft"], x, kind))]
-  return np.maximum(np.concatenate(paths, -1), 0)
-
-
-def _normed(params, stats, x, epsilon=1e-3):
-  deviation = np.sqrt(stats["var"] + epsilon)
-  return (x - stats["mean"]) / deviation * params["scale"] + params["bias"]
-
-
-@pytest.mark.parametrize("channels", [5, 8])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_layer_equals_loops(x64, kind, channels):
-  layer = soft_attention.SoftAttention(3, kind)
-  variables, x = _module(layer, 2, 4, 5, channels)
-  assert ("gamma" in variables["params"]) == (kind == "paper")
-  ours = layer.apply(variables, x, MODE)
-  np.testing.assert_allclose(ours, _attended(variables["params"], x, kind), atol=1e-12)
-
-
-@pytest.mark.parametrize("channels", [7, 10])
-def test_the_quirk_is_the_original_convolution(channels):
-  """Keras's Conv3D as the authors call it; on JAX its one step along the channels meets the first
-  three, where TensorFlow on CPU, on which the experiments ran, has the middle ones."""
-  layer = soft_attention.SoftAttention(4, "keras_quirk")
-  variables, x = _module(layer, 2, 6, 5, channels)
-  weights = variables["params"]["scores"]
-  original = parity.keras.layers.Conv3D(
-    4, (channels, 3, 3), strides=(1, 1, channels), padding="same", activation="relu"
-  )
-  rolled = np.roll(x, -((channels - 3) // 2), axis=-1)[..., None]
-  original.build(rolled.shape)
-  original.set_weights([weights["kernel"][..., None, :], weights["bias"]])
-  scores = np.asarray(original(rolled))
-  assert scores.shape == (2, 6, 5, 1, 4)
-  truth = x * _attention(scores[..., 0, :])
-  np.testing.assert_allclose(layer.apply(variables, x, MODE), truth, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_attention_adds_up_to_the_number_of_maps(kind):
-  layer = soft_attention.SoftAttention(16, kind)
-  variables, x = _module(layer, 3, 7, 6, 12)
-  weights = _weights_of(layer, variables, x)
-  assert weights.shape == (3, 7, 6, 1)
-  np.testing.assert_allclose(weights.sum((1, 2, 3)), 16, rtol=1e-5)
-  assert weights.std() > 0.01
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_scores_all_positions_weigh_the_same(kind):
-  layer = soft_attention.SoftAttention(16, kind)
-  variables, x = _module(layer, 2, 5, 4, 9)
-  params = {"scores": jax.tree.map(np.zeros_like, variables["params"]["scores"])}
-  gamma = {"gamma": np.float32(0.25)} if kind == "paper" else {}
-  ours = layer.apply({"params": params | gamma}, x, MODE)
-  np.testing.assert_allclose(ours, gamma.get("gamma", 1) * 16 / 20 * x, rtol=1e-5)
-
-
-def test_the_quirk_sees_three_channels():
-  layer = soft_attention.SoftAttention(4, "keras_quirk")
-  variables, x = _module(layer, 1, 5, 5, 9)
-  weights = functools.partial(_weights_of, layer, variables)
-  one_hot = np.eye(9, dtype=x.dtype)
-  seen = [not np.array_equal(weights(x), weights(x + 5 * channel)) for channel in one_hot]
-  assert np.flatnonzero(seen).tolist() == [3, 4, 5]
-
-
-@pytest.mark.parametrize(
-  ("channels", "count"),
-  [
-    (128, 18_448),
-    (160, 23_056),
-    (176, 25_360),
-    (192, 27_664),
-    (320, 46_096),
-    (512, 73_744),
-    (576, 82_960),
-    (672, 96_784),
-    (960, 138_256),
-    (1024, 147_472),
-    (1056, 152_080),
-    (1280, 184_336),
-    (1824, 262_672),
-    (2048, 294_928),
-    (2080, 299_536),
-    (4032, 580_624),
-  ],
-)
-def test_parameters_of_the_layer(channels, count):
-  for kind, more in {"paper": 1, "paper_no_gamma": 0, "keras_quirk": 0}.items():
-    layer = soft_attention.SoftAttention(16, kind)
-    x = jax.ShapeDtypeStruct((1, 7, 7, channels), jnp.float32)
-    shapes = jax.eval_shape(lambda x, layer=layer: layer.init(jax.random.key(0), x, MODE), x)
-    assert trees.count(shapes["params"]) == count + more
-
-
-@pytest.mark.parametrize("relu_before", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_two_paths_equal_loops(x64, kind, relu_before):
-  """On a map of odd sides, whose last row and column are pooled alone."""
-  cfg = settings.SoftAttention(attention=kind, maps=3)
-  module = soft_attention.TwoPaths(cfg, relu_before)
-  variables, x = _module(module, 2, 5, 3, 6)
-  ours = module.apply(variables, x, MODE)
-  assert ours.shape == (2, 3, 2, 12)
-  truth = _two_paths(variables["params"], np.maximum(x, 0) if relu_before else x, kind)
-  np.testing.assert_allclose(ours, truth, atol=1e-12)
-
-
-def test_without_attention_the_map_alone_is_pooled(x64):
-  module = soft_attention.TwoPaths(settings.SoftAttention(attention="none"), False)
-  _, x = _module(soft_attention.SoftAttention(1, "paper"), 2, 4, 6, 3)
-  windows = np.asarray(x).reshape(2, 2, 2, 3, 2, 3).max((2, 4))
-  np.testing.assert_array_equal(module.apply({}, x, MODE), np.maximum(windows, 0))
-
-
-def test_the_two_paths_drop_half_in_training():
-  module = soft_attention.TwoPaths(settings.SoftAttention(attention="paper_no_gamma"), False)
-  variables, x = _module(module, 8, 16, 16, 4)
-  keys = jax.random.bits(jax.random.key(2), (8, 2), jnp.uint32)
-  plain = module.apply(variables, x, MODE)
-  dropped = module.apply(variables, x, dataclasses.replace(MODE, keys=keys))
-  kept = dropped != 0
-  np.testing.assert_allclose(dropped[kept], 2 * plain[kept], rtol=1e-6)
-  assert kept.sum() / (plain != 0).sum() == pytest.approx(0.5, abs=0.05)
-
-
-def test_the_wide_branch_by_hand(x64):
-  branch = metadata.Wide()
-  variables, x = _module(branch, 3, WIDTH)
-  dense = variables["params"]["dense"]
-  assert trees.count(variables["params"]) == 90_112
-  truth = np.maximum(x @ dense["kernel"] + dense["bias"], 0)
-  np.testing.assert_allclose(branch.apply(variables, x, MODE), truth, atol=1e-12)
-
-
-def test_the_two_layer_branch_by_hand(x64):
-  branch = metadata.TwoLayer(1e-3)
-  variables, x = _module(branch, 5, WIDTH)
-  params, stats, truth = variables["params"], variables["batch_stats"], x
-  for number in (1, 2):
-    truth = truth @ params[f"dense{number}"]["kernel"]
-    truth = np.maximum(_normed(params[f"bn{number}"], stats[f"bn{number}"], truth), 0)
-  assert truth.shape == (5, 256)
-  np.testing.assert_allclose(branch.apply(variables, x, MODE), truth, atol=1e-10)
-
-
-def test_a_property_is_at_times_unknown_in_training(x64):
-  """One-hot in three columns and a number: each is all there or 0, not scaled up."""
-  n = 4000
-  branch = metadata.TwoLayer(1e-3, width=8, dropout=0)
-  variables, _ = _module(branch, 1, 4)
-  rows = np.tile([0.0, 1, 0, 0.7], (n, 1))
-  keys = jax.random.bits(jax.random.key(4), (n, 2), jnp.uint32)
-  apply = functools.partial(branch.apply, variables)
-  found = np.asarray(apply(rows, dataclasses.replace(MODE, keys=keys)))
-  states = {(one, number): [0, one, 0, 0.7 * number] for one in (1, 0) for number in (1, 0)}
-  outputs = np.asarray(apply(np.array(list(states.values())), MODE))
-  equal = np.abs(found[:, None] - outputs).max(-1) < 1e-9
-  assert (equal.sum(1) == 1).all()
-  shares = equal.mean(0)
-  np.testing.assert_allclose(shares, [0.81, 0.09, 0.09, 0.01], atol=0.02)
-  again = np.asarray(apply(rows[::-1], dataclasses.replace(MODE, keys=keys[::-1])))
-  np.testing.assert_array_equal(again[::-1], found)
 
 
 @pytest.mark.parametrize(("branch", "width"), [("dense", 4096), ("two_layer", 256)])
@@ -288,7 +42,7 @@ def test_classes_see_the_embedding_and_the_metadata(branch, width):
   variables = {"params": params["head"]["metadata"]}
   if branch == "two_layer":
     variables["batch_stats"] = stats["head"]["metadata"]
-  beside = module.apply(variables, _batch()[contract.METADATA], MODE)
+  beside = module.apply(variables, _batch()[contract.METADATA], by_hand.MODE)
   assert beside.shape == (4, width)
   classes = params["head"]["classes"]
   truth = np.concatenate([result.embedding, beside], -1) @ classes["kernel"] + classes["bias"]
@@ -298,7 +52,7 @@ def test_classes_see_the_embedding_and_the_metadata(branch, width):
 def _weights(net, size=32):
   images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   params, stats = jax.eval_shape(net.init, jax.random.key(0), images)
-  return jax.tree.map(jnp.asarray, (_random(params), _random(stats, 1)))
+  return jax.tree.map(jnp.asarray, (by_hand.random(params), by_hand.random(stats, 1)))
 
 
 @pytest.mark.parametrize("pool", ["flatten", "gap"])
@@ -312,7 +66,7 @@ def test_the_cut_map_goes_through_the_two_paths(pool):
   attention = result.endpoints["attention"]
   assert attention.shape == (*cut.shape[:3], 1)
   np.testing.assert_allclose(attention.sum((1, 2, 3)), 16, rtol=1e-4)
-  truth = _two_paths(params["encoder"]["attention"], np.maximum(cut, 0), "paper")
+  truth = by_hand.two_paths(params["encoder"]["attention"], np.maximum(cut, 0), "paper")
   truth = truth.mean((1, 2)) if pool == "gap" else truth.reshape(4, -1)
   np.testing.assert_allclose(result.embedding, truth, atol=1e-4 * np.abs(truth).max())
 
@@ -334,10 +88,10 @@ def test_only_the_code_leaves_the_relu_out(cut):
   assert soft_attention.relu_before(cfg) == (cut not in ("code", "code34"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", by_hand.KINDS)
 def test_both_forms_of_the_layer_have_the_same_gradients(x64, kind):
   layer = soft_attention.SoftAttention(4, kind)
-  variables, x = _module(layer, 2, 6, 5, 7)
+  variables, x = by_hand.module(layer, 2, 6, 5, 7)
 
   def gradients(form):
     mode = net_lib.Mode(net_lib.Execution(form))
@@ -490,7 +244,9 @@ def test_counts_beside_the_backbone(row):
     given = _Given(soft_attention.endpoint(cfg))
     parts = soft_attention.build(cfg, info, net_lib.Parts(given, None, initial.GLOROT_UNIFORM))
     head = metadata.fused(parts.classifier, cfg, info)
-    net = net_lib.wrap(parts.encoder, head, parts.kernel_init, net_lib.Execution(), 0.9, (), WIDTH)
+    net = net_lib.wrap(
+      parts.encoder, head, parts.kernel_init, net_lib.Execution(), 0.9, (), by_hand.WIDTH
+    )
     maps = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     return of_backbone + trees.count(jax.eval_shape(net.init, jax.random.key(0), maps)[0])
 
@@ -527,13 +283,13 @@ def test_the_network_like_vgg_equals_loops(cut):
     for i in range(1, convs + 1):
       kernel = block[f"conv{i}"]["kernel"]
       assert kernel.shape[:2] == ((1, 1) if i == convs else (3, 3))
-      x = np.maximum(_conv(x, kernel, block[f"conv{i}"]["bias"]), 0)
-      x = _normed(block[f"bn{i}"], of_block[f"bn{i}"], x)
+      x = np.maximum(by_hand.conv(x, kernel, block[f"conv{i}"]["bias"]), 0)
+      x = by_hand.normed(block[f"bn{i}"], of_block[f"bn{i}"], x)
     if number == 4:
       x = np.maximum(x, 0) if cut == "paper" else x
-      x = _two_paths(flat["attention"], x, "paper_no_gamma")
+      x = by_hand.two_paths(flat["attention"], x, "paper_no_gamma")
     else:
-      x = _pooled(x, 4 if number == 5 else 2)
+      x = by_hand.pooled(x, 4 if number == 5 else 2)
   x = x.reshape(2, -1)
   for dense in (flat["fc1"], flat["fc2"]):
     x = np.maximum(x @ dense["kernel"] + dense["bias"], 0)
