@@ -3,7 +3,7 @@
   python -m medjax.main --config=configs/pneumonia_cnn/sep_first.py \
     --config.data.root=FOLDER --workdir=runs/sep_first
 
-Not run to its end on the real files. Variants: `paper.py`.
+At 100 px see README, Studies. Not run at 200 px on the real files. Variants: `paper.py`.
 """
 
 from ml_collections import ConfigDict
