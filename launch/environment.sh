@@ -82,6 +82,8 @@ logged() {
     why="the disk is full"
   elif grep -qiE 'hash mismatch|not match the hashes' "$log"; then
     why="a package is not the one that the lock names"
+  elif grep -qi 'certificate' "$log"; then
+    why="a certificate was refused: name your network's own by SSL_CERT_FILE=FILE (uv) or PIP_CERT=FILE"
   elif grep -qiE 'dns error|resol(ve|ution)|connect|timed out|unreachable|retrying' "$log"; then
     why="no network: the package index does not answer"
   fi

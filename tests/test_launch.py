@@ -215,6 +215,7 @@ def test_without_uv_it_takes_venv_and_pip(checkout):
   ("says", "told"),
   [
     ("error: dns error: failed to lookup address information", "no network"),
+    ("error: client error (Connect): invalid peer certificate: UnknownIssuer", "a certificate was"),
     ("error: failed to write: No space left on device (os error 28)", "the disk is full"),
     ("error: Hash mismatch for `jax==0.10.2`", "not the one that the lock names"),
     ("error: something else", "the installer failed"),
