@@ -163,7 +163,7 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   state = jax.jit(bench.objective.init)(jax.random.key(bench.seed))
   bench.say(f"{bench.stage.model.name}, {trees.count(state.params):,} parameters to train")
   if not (name := bench.stage.init_from):
-    _warn_of_lag(bench)
+    _warn_of_lag(bench, state)
     return state
   where = sources.get(name, pathlib.Path(name).expanduser())
   target = jax.device_get({"params": state.params, "stats": state.stats})
@@ -174,11 +174,12 @@ def _initial(bench: wiring.Bench, sources: dict[str, pathlib.Path]) -> base.Trai
   return base.with_weights(state, **moved)
 
 
-def _warn_of_lag(bench: wiring.Bench) -> None:
+def _warn_of_lag(bench: wiring.Bench, state: base.TrainState) -> None:
   """Tells where running statistics will still be near those of no image when they are scored."""
+  normed = any(path.endswith("/var") for path in trees.flatten(state.stats))
   momentum = models.bn_momentum(bench.stage.model)
   left = momentum**bench.total
-  if bench.scores and not bench.stage.eval.recalibrate and left > _LAGGING:
+  if normed and bench.scores and not bench.stage.eval.recalibrate and left > _LAGGING:
     bench.say(
       f"WARNING: after {bench.total:,} steps {left:.0%} of batch norm's running statistics will be"
       f" what they began as (bn_momentum={momentum:g}), so that scores may be those of chance: set"

@@ -129,6 +129,12 @@ def test_statistics_that_lag_behind_the_weights_are_told(tmp_path, capsys):
   assert "WARNING" not in capsys.readouterr().out
 
 
+def test_a_network_without_batch_norm_has_none_that_lag(tmp_path, capsys):
+  vgg = "--config.model=vgg16", "--config.data.image_size=32", "--config.data.channels=3"
+  assert run(f"--config={TINY}", *QUICK[:2], *vgg, f"--workdir={tmp_path}/w") == 0
+  assert "WARNING" not in capsys.readouterr().out
+
+
 def test_a_stage_that_no_longer_improves_slows_down_and_stops(tmp_path, capsys):
   """Nothing is good enough to be an improvement: lr halves at each evaluation after the first."""
   command = [f"--config={TINY}:rules", f"--workdir={tmp_path}/w", "--config.eval.every=2 steps"]

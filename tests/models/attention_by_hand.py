@@ -27,10 +27,10 @@ def random(shapes, seed=0):
   return trees.unflatten({path: numbers(path, x) for path, x in trees.flatten(shapes).items()})
 
 
-def module(module, *shape, seed=0):
-  """Random variables of a module, and a random input."""
+def module(layer, *shape, seed=0):
+  """Random variables of a layer, and a random input."""
   x = np.random.default_rng(seed + 1).normal(size=shape).astype(jnp.result_type(float))
-  shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, MODE), x)
+  shapes = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, MODE), x)
   return {kind: random(tree, seed) for kind, tree in shapes.items() if kind != "endpoints"}, x
 
 
