@@ -9,11 +9,12 @@ without weights, in `study_summary.csv`, `study.png` and the report.
 
   :phantom   drawn films, of whose patients one of 51 has the rarest class
   :smoke     a few steps of three ways on those
+  +few       seven of the twelve: weights, focal loss, margins, sampling, mixup and a forest
 
 Not run to its end on the real files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ml_collections import ConfigDict
 
@@ -42,21 +43,27 @@ ARMS = dict(
   cutmix=_supervised(cutmix=1.0),
   random_forest=dict(objective=dict(name="classical", classifier="random_forest")),
 )
+FEW = ("softmax", "balanced", "focal", "ldam_deferred", "sampled", "mixup", "random_forest")
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; `:phantom` is that on drawn films, `:smoke` a few steps of it."""
+  where, _, which = arg.partition("+")
+  arms = common.choose(which, **{"": ARMS, "few": _only(FEW)})
   ham = dict(name="ham10000", root=f"{common.DATA}/ham10000", image_size=64, channels=3)
   films = dict(name="phantom", patients=1020, shares=(30, 20, 1), image_size=64)
   few = films | dict(patients=306, image_size=16)
-  quick = ("softmax", "mixup", "random_forest")
   variants = {
-    "": _bench(ham, "ham_aug", ARMS, 8),
-    "phantom": _bench(films, "cxr_safe", ARMS, 8),
-    "smoke": _bench(few, "cxr_safe", {name: ARMS[name] for name in quick}, 4)
+    "": _bench(ham, "ham_aug", arms, 8),
+    "phantom": _bench(films, "cxr_safe", arms, 8),
+    "smoke": _bench(few, "cxr_safe", _only(("softmax", "mixup", "random_forest")), 4)
     | dict(train=common.SMOKE_TRAIN, eval=EVAL | common.SMOKE_EVAL),
   }
-  return ConfigDict(common.choose(arg, **variants))
+  return ConfigDict(common.choose(where, **variants))
+
+
+def _only(names: Iterable[str]) -> dict:
+  return {name: ARMS[name] for name in names}
 
 
 def _bench(data: dict, augment: str, arms: dict, width: int) -> dict:

@@ -54,6 +54,13 @@ def test_further_arms_have_the_rows_of_the_others(word, arms):
   assert len(added) == arms * len({cell[1:] for cell in cells}) == arms * 6
 
 
+@pytest.mark.parametrize("where", ["", "phantom"])
+def test_few_arms_are_stages_of_the_whole_bench(where):
+  few, whole = (parsed(f"configs/imbalance_bench.py:{where}{end}") for end in ("+few", ""))
+  assert set(few.stages) < set(whole.stages) and len(few.stages) == 7 * 3
+  assert few.study.baseline in {stage.cell[0] for stage in few.stages}
+
+
 @pytest.mark.parametrize("file", [file for file in FILES if file not in STUDIES])
 def test_smoke_is_the_same_network_on_smaller_images_for_fewer_steps(file):
   whole, smoke = parsed(file), parsed(f"{file}:smoke")
