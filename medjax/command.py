@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import gc
 import pathlib
 import sys
+
+_OBJECTS = 100_000  # made and kept between two searches for cycles; Python's own choice is 700
+
+
+def collect_rarely() -> None:
+  """Has Python search seldom for cycles of objects, of which tracing a step makes many that stay.
+
+  Else every start goes through all of them several times, and finds next to nothing.
+  """
+  gc.set_threshold(_OBJECTS)
 
 
 def status(run: Callable[[], int | None], debug: bool = False) -> int:
@@ -13,6 +24,7 @@ def status(run: Callable[[], int | None], debug: bool = False) -> int:
   Args:
     run: the command. debug: whether errors are raised, with where they come from.
   """
+  collect_rarely()
   try:
     return run() or 0
   except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:

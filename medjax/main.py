@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 
-from medjax import place, runs
+from medjax import command, place, runs
 
 STOPPED = 75  # exit status of a run that a signal ended and that the same command continues
 _LINES = 12
@@ -42,6 +42,7 @@ def _overrides(rest: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a task; returns the exit status: 0 done, 1 an error told on stderr, 75 stopped."""
   args, rest = _parser().parse_known_args(argv)
+  command.collect_rarely()
   # Outside the training loop a SIGTERM ends the run like Ctrl-C: what is saved is whole.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:

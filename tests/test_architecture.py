@@ -84,7 +84,7 @@ TABLE = {
     "trained",
     "wiring",
   },
-  "main": {"place", "runs"},
+  "main": {"command", "place", "runs"},
   "bench": {"command"},
 }
 ONE_NAMESPACE = "settings"  # a folder only for its length: its names are those of one module

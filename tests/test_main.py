@@ -1,6 +1,7 @@
 """The command line: what a run leaves behind, and how a user's mistake is told."""
 
 import csv
+import gc
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from medjax import evaluate, main, stages, writer
+from medjax import command, evaluate, main, stages, writer
 
 TINY = pathlib.Path(__file__).with_name("tiny.py")
 SMALL = ("--config.model.widths=4,8", "--config.model.hidden=8", "--config.eval.bootstrap=50")
@@ -153,6 +154,13 @@ def test_a_stage_that_no_longer_improves_slows_down_and_stops(tmp_path, capsys):
 def test_another_configs_workdir_is_refused(workdir, capsys):
   text = told(capsys, f"--config={TINY}:stages", f"--workdir={workdir}", "--config.seed=5")
   assert "another config" in text and "seed: 0 there, 5 here" in text
+
+
+@pytest.mark.parametrize("start", [lambda: main.main(["--task=x"]), lambda: command.status(int)])
+def test_commands_search_seldom_for_cycles_of_objects(start, capsys):
+  gc.set_threshold(700)
+  start()
+  assert gc.get_threshold()[0] >= 10_000
 
 
 def test_an_unknown_task_lists_the_tasks(capsys):
