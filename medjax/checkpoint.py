@@ -112,11 +112,11 @@ class Checkpoints:
       Damaged: there are some, and none is whole: the newest is told.
       ValueError: it holds another model's tensors.
     """
-    return _heard(lambda: self._newest(shapes, say), shapes)
+    if (found := _everywhere(lambda: self._newest(shapes, say))) is None:
+      return None
+    return serialization.from_state_dict(shapes, found[0]), found[1]
 
-  def _newest(
-    self, shapes: base.TrainState, say: Callable[[str], None]
-  ) -> tuple[base.TrainState, dict[str, Any]] | None:
+  def _newest(self, shapes: base.TrainState, say: Callable[[str], None]) -> Saved | None:
     damaged: dict[int, Damaged] = {}
     for step in sorted(self._managers[LAST].all_steps(), reverse=True):
       try:
@@ -151,13 +151,12 @@ class Checkpoints:
     step = self.latest(kind)
     if step is None:
       raise FileNotFoundError(f"no {kind} checkpoint in {self.folder}; train the stage first")
-    found = _heard(lambda: self._read(kind, step, state), state)
+    found = _everywhere(lambda: self._read(kind, step, state))
     assert found is not None
-    return found
+    return serialization.from_state_dict(state, found[0]), found[1]
 
-  def _read(
-    self, kind: str, step: int, state: base.TrainState
-  ) -> tuple[base.TrainState, dict[str, Any]]:
+  def _read(self, kind: str, step: int, state: base.TrainState) -> Saved:
+    """A checkpoint of this stage, if it holds what `state` does."""
     where = self.folder / kind / str(step)
 
     def read() -> Saved:
@@ -166,7 +165,7 @@ class Checkpoints:
 
     saved, meta = _whole(where, read)
     _check_same(serialization.to_state_dict(state), saved, where)
-    return serialization.from_state_dict(state, saved), meta
+    return saved, meta
 
   def latest(self, kind: str) -> int | None:
     """Step of the newest checkpoint of a kind, None where there is none."""
@@ -174,29 +173,27 @@ class Checkpoints:
     return json.loads(steps)
 
 
-def _heard(read: Callable[[], Found | None], shapes: base.TrainState) -> Found | None:
-  """What the lead reads, in every process, in the structure of `shapes`."""
+def _everywhere(read: Callable[[], Read | None]) -> Read | None:
+  """What the lead reads, in every process: arrays, and what JSON can hold."""
   if cluster.processes() == 1:
     return read()
 
   def packed() -> bytes:
-    found = read()
-    if found is None:
+    if (found := read()) is None:
       return b""
-    return serialization.msgpack_serialize(
-      {"state": serialization.to_state_dict(found[0]), "meta": json.dumps(found[1])}
-    )
+    arrays, told = found
+    return serialization.msgpack_serialize({"arrays": arrays, "told": json.dumps(told)})
 
   if not (data := cluster.told(packed)):
     return None
-  tree = serialization.msgpack_restore(data)
-  return serialization.from_state_dict(shapes, tree["state"]), json.loads(tree["meta"])
+  heard = serialization.msgpack_restore(data)
+  return heard["arrays"], json.loads(heard["told"])
 
 
 _RESTORE = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
 _JSON = "metadata"  # the file that Orbax makes of a JSON item
+Read = tuple[dict[str, Any], Any]  # arrays, and what JSON can hold
 Saved = tuple[dict[str, Any], dict[str, Any]]  # state and meta
-Found = tuple[base.TrainState, dict[str, Any]]  # the same, in a stage's structure
 
 
 def _sums(state: contract.Tree, meta: dict[str, Any]) -> dict[str, int]:
@@ -302,15 +299,9 @@ def weights(stage_folder: pathlib.Path) -> tuple[dict[str, Any], str]:
 
 def heard_weights(stage_folder: pathlib.Path) -> tuple[dict[str, Any], str]:
   """`weights` in every process, read by the lead."""
-  if cluster.processes() == 1:
-    return weights(stage_folder)
-
-  def packed() -> bytes:
-    tree, place = weights(stage_folder)
-    return serialization.msgpack_serialize({"tree": tree, "place": place})
-
-  heard = serialization.msgpack_restore(cluster.told(packed))
-  return heard["tree"], heard["place"]
+  found = _everywhere(lambda: weights(stage_folder))
+  assert found is not None
+  return found
 
 
 def _read_alone(where: pathlib.Path) -> Saved:
