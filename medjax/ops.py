@@ -6,6 +6,10 @@ GPU and for export. `cpu` goes around what XLA's CPU compiler does badly:
 * The gradients of a convolution are convolutions with permuted dimensions. Only at the top level of
   a program are they brought back to the layout of the fast kernel; inside a `lax.scan` they fall to
   a naive loop. The `cpu` form writes both gradients as forward convolutions in that layout.
+* Towards the input of a strided convolution every product of a pixel and a kernel gets a place in
+  memory before it is added up. The `cpu` form computes pixels that meet the same taps together.
+* The gradient towards a kernel reads one place of a map in all examples on end, for which those of
+  large batches lie too far apart. The `cpu` form adds it up over parts of a batch.
 * A convolution whose kernel has more positions than its map swaps the two, which no fast kernel
   knows. The `cpu` form pads the map beforehand.
 * A depthwise convolution runs channel by channel. The `cpu` form shifts, multiplies and adds.
@@ -35,6 +39,7 @@ Padding = Literal["SAME", "VALID"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SMALL = 2**20  # values of a batch of maps; the kernel gradients of larger ones are made otherwise
+_TOGETHER = range(32, 7, -1)  # examples that a kernel's gradient is made of at once, most first
 _CACHED = 2**15  # values of a map that stay in a core's cache
 
 
@@ -122,21 +127,14 @@ def _met_taps(size: int, taps: int, stride: int, pads: Pair, dilation: int) -> t
   return (low, high), (before - low * dilation, after - (taps - high) * dilation)
 
 
-def _plain(
-  x: jax.Array,
-  kernel: jax.Array,
-  geometry: _Geometry,
-  spread: Pair = (1, 1),
-  groups: int = 1,
-) -> jax.Array:
-  """XLA's convolution; `spread` puts zeros between the rows and columns of `x`."""
+def _plain(x: jax.Array, kernel: jax.Array, geometry: _Geometry, groups: int = 1) -> jax.Array:
+  """XLA's convolution."""
   strides, pads, dilation = geometry
   return lax.conv_general_dilated(
     x,
     kernel,
     strides,
     pads,
-    lhs_dilation=spread,
     rhs_dilation=dilation,
     dimension_numbers=_LAYOUT,
     feature_group_count=groups,
@@ -153,13 +151,11 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
-def _unswapped(
-  x: jax.Array, kernel: jax.Array, geometry: _Geometry, spread: Pair = (1, 1)
-) -> jax.Array:
+def _unswapped(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
   """`_plain`, on a map that is padded beforehand where it has fewer positions than the kernel."""
   if math.prod(kernel.shape[:2]) <= math.prod(x.shape[1:3]):
-    return _plain(x, kernel, geometry, spread)
-  x = lax.optimization_barrier(_padded(x, geometry.pads, spread=spread))
+    return _plain(x, kernel, geometry)
+  x = lax.optimization_barrier(_padded(x, geometry.pads))
   return _plain(x, kernel, geometry._replace(pads=((0, 0), (0, 0))))
 
 
@@ -174,16 +170,22 @@ def _dense_forward(x, kernel, geometry):
 
 def _dense_backward(geometry, saved, g):
   x, kernel = saved
-  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # [kh, kw, F, C]
-  towards_x = _Geometry((1, 1), _input_pads(x, kernel, g, geometry), geometry.dilation)
-  x_bar = _unswapped(g, turned, towards_x, spread=geometry.strides)
+  x_bar = _input_gradient(_turned, x, kernel, g, geometry)
   towards_kernel = _Geometry(
     geometry.dilation, _kernel_pads(x, kernel, g, geometry), geometry.strides
   )
   kernel_bar = functools.partial(_dense_kernel_gradient, towards_kernel)
+  if len(x) > _TOGETHER[0] and (size := next((n for n in _TOGETHER if len(x) % n == 0), 0)):
+    return x_bar, _in_parts(kernel_bar, size, x, g)
   if x.size > _SMALL:  # found slower apart, where nothing else runs beside it
     return x_bar, kernel_bar(x, g)
   return x_bar, _apart(kernel_bar, kernel[0, 0, 0, 0], x, g)
+
+
+def _turned(g: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+  """Convolves by a kernel [kh, kw, C, F] from its end to its beginning, from F channels to C."""
+  kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  return _product(g, kernel) if _is_product(kernel, geometry) else _unswapped(g, kernel, geometry)
 
 
 def _dense_kernel_gradient(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
@@ -192,19 +194,73 @@ def _dense_kernel_gradient(geometry: _Geometry, x: jax.Array, g: jax.Array) -> j
   return _plain(channels, grads, geometry).transpose(1, 2, 0, 3)
 
 
+def _in_parts(compute: Callable, size: int, *arrays: jax.Array) -> jax.Array:
+  """The sum of `compute` over parts of so many examples."""
+  parts = [each.reshape(-1, size, *each.shape[1:]) for each in arrays]
+  like = jax.eval_shape(compute, *(part[0] for part in parts))
+  wide = jnp.promote_types(like.dtype, jnp.float32)
+
+  def add(sums: jax.Array, part: Sequence[jax.Array]) -> tuple[jax.Array, None]:
+    return sums + compute(*part), None
+
+  return lax.scan(add, jnp.zeros(like.shape, wide), parts)[0].astype(like.dtype)
+
+
 _dense.defvjp(_dense_forward, _dense_backward)
 
 
-def _input_pads(x, kernel, g, geometry: _Geometry) -> tuple[Pair, Pair]:
-  """Pads of the spread output gradient that make its full convolution as large as `x`."""
+class _Phase(NamedTuple):
+  """What meets the rows (or columns) of a map that lie a stride apart, from a first one on."""
 
-  def pads(axis: int) -> Pair:
-    reach = (kernel.shape[axis] - 1) * geometry.dilation[axis]
-    spread = (g.shape[1 + axis] - 1) * geometry.strides[axis] + 1
-    before = reach - geometry.pads[axis][0]
-    return before, x.shape[1 + axis] + reach - spread - before
+  taps: slice
+  pads: Pair  # of the output gradient
+  dilation: int
 
-  return pads(0), pads(1)
+
+def _phases(size: int, out: int, taps: int, stride: int, before: int, dilation: int):
+  """The phase of each of the first `stride` rows.
+
+  Args:
+    size: rows of the map. out: of the output gradient. taps: of the kernel.
+    stride, before, dilation: of the forward pass; `before` are its rows of padding.
+  """
+  shared, rows = math.gcd(stride, dilation), -(-size // stride)
+  for start in range(before, before + stride):
+    met = [tap for tap in range(taps) if (start - tap * dilation) % stride == 0]
+    if not met:
+      yield _Phase(slice(0), (0, 0), 1)
+      continue
+    ahead, step = (start - met[0] * dilation) // stride, dilation // shared
+    pads = ((len(met) - 1) * step - ahead, rows + ahead - out)
+    yield _Phase(slice(met[0], None, stride // shared), pads, step)
+
+
+def _input_gradient(convolve: Callable, x, kernel, g, geometry: _Geometry) -> jax.Array:
+  """Gradient towards `x` of a convolution, by convolutions of `g` without strides.
+
+  Args:
+    convolve: as the forward pass, by a kernel that is turned. x, kernel, g: of the forward pass.
+  """
+  strides, pads, dilation = geometry
+  rows, columns = (
+    list(_phases(*sizes, strides[axis], pads[axis][0], dilation[axis]))
+    for axis, sizes in enumerate(zip(x.shape[1:3], g.shape[1:3], kernel.shape[:2], strict=True))
+  )
+  shape = (len(x), *(-(-n // step) for n, step in zip(x.shape[1:3], strides, strict=True)))
+
+  def phase(row: _Phase, column: _Phase) -> jax.Array:
+    met = kernel[row.taps, column.taps]
+    if not met.size:
+      return jnp.zeros((*shape, x.shape[3]), g.dtype)
+    inside = _Geometry((1, 1), (row.pads, column.pads), (row.dilation, column.dilation))
+    return convolve(g, met, inside)
+
+  if strides == (1, 1):
+    return phase(*rows, *columns)
+  lines = [jnp.stack([phase(row, column) for column in columns], 3) for row in rows]
+  b, height, width = shape
+  whole = jnp.stack(lines, 2).reshape(b, height * strides[0], width * strides[1], -1)
+  return whole[:, : x.shape[1], : x.shape[2]]
 
 
 def _kernel_pads(x, kernel, g, geometry: _Geometry) -> tuple[Pair, Pair]:
@@ -230,19 +286,24 @@ def _depthwise_forward(x, kernel, geometry):
 
 def _depthwise_backward(geometry, saved, g):
   x, kernel = saved
-  spread = _padded(g, _input_pads(x, kernel, g, geometry), spread=geometry.strides)
-  x_bar = _weighted_sum(spread, jnp.flip(kernel, (0, 1)), (1, 1), geometry.dilation)
+  x_bar = _input_gradient(_turned_depthwise, x, kernel, g, geometry)
   kernel_bar = _kernel_gradient(_padded(x, geometry.pads), g, kernel.shape[:2], geometry)
   return x_bar, kernel_bar.astype(kernel.dtype)
+
+
+def _turned_depthwise(g: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+  return _weighted_sum(
+    _padded(g, geometry.pads), jnp.flip(kernel, (0, 1)), (1, 1), geometry.dilation
+  )
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _padded(x: jax.Array, pads: Sequence[Pair], filling: float = 0, spread: Pair = (1, 1)):
-  """`x` with `filling` around it (cut, where a pad is negative) and between rows and columns."""
-  inner = [(*pad, step - 1) for pad, step in zip(pads, spread, strict=True)]
-  return lax.pad(x, jnp.asarray(filling, x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+def _padded(x: jax.Array, pads: Sequence[Pair], filling: float = 0) -> jax.Array:
+  """`x` with `filling` around it; cut, where a pad is negative."""
+  around = [(*pad, 0) for pad in pads]
+  return lax.pad(x, jnp.asarray(filling, x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
 # Traced and translated once for all layers of the same shapes.

@@ -134,6 +134,18 @@ def test_both_forms_are_the_convolution_of_lax(x64, depthwise, dtype):
       assert off <= 2 * jnp.finfo(dtype).eps, (name, what)
 
 
+@pytest.mark.parametrize("examples", [64, 40, 37], ids=["halves", "parts of 20", "no parts"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_gradients_of_large_batches(x64, examples, strides):
+  rng = np.random.default_rng(1)
+  x, kernel = jnp.asarray(rng.normal(size=(examples, 6, 5, 3))), jnp.ones((3, 3, 3, 4))
+  how = _settings(strides, "SAME")
+  found = _with_gradients(functools.partial(ops.conv, **how, form="cpu"), x, kernel)
+  true = _with_gradients(functools.partial(_lax, **how, groups=1), x, kernel)
+  for ours, theirs in zip(found, true, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13 * abs(theirs).max())
+
+
 @pytest.mark.parametrize("groups", [2, 4])
 def test_groups_without_a_cure_are_plain(groups):
   x, kernel = jnp.ones((1, 4, 4, 4)), jnp.ones((3, 3, 4 // groups, 8))
@@ -177,11 +189,11 @@ def test_a_weight_that_is_no_number_is_not_hidden():
   assert np.isnan(found[0, 2, 2, 0])
 
 
-def _steps(groups, length):
+def _steps(groups, length, strides=(1, 1)):
   """Kernel and input gradients, `length` times in a loop."""
 
   def loss(x, kernel):
-    return (ops.conv(x, kernel, strides=(1, 1), groups=groups, form="cpu") ** 2).mean()
+    return (ops.conv(x, kernel, strides=strides, groups=groups, form="cpu") ** 2).mean()
 
   def step(carry, _):
     x, kernel = carry
@@ -203,6 +215,16 @@ def test_loops_hold_only_the_fast_layout(groups, side, size, convolutions):
   lines = [line for line in compiled.splitlines() if " convolution(" in line]
   assert len(lines) == convolutions
   assert all(CANONICAL in line and "rhs_reversal" not in line for line in lines)
+
+
+@pytest.mark.parametrize("examples", [4, 64])
+def test_strides_are_taken_apart(examples):
+  """Four convolutions towards the input; none has room for every product of pixel and kernel."""
+  x, kernel = jnp.ones((examples, 16, 16, 8)), jnp.ones((5, 5, 8, 8))
+  compiled = jax.jit(_steps(1, 2, (2, 2))).lower(x, kernel).compile()
+  lines = [line for line in compiled.as_text().splitlines() if " convolution(" in line]
+  assert len(lines) == 1 + 4 + 1
+  assert all(CANONICAL in line and "lhs_dilate" not in line for line in lines)
 
 
 def _pooled_by_hand(x, window, strides, padding, reduce):
