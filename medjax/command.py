@@ -7,7 +7,7 @@ import gc
 import pathlib
 import sys
 
-_OBJECTS = 100_000  # made and kept between two searches for cycles; Python's own choice is 700
+_OBJECTS = 100_000  # made and kept between two searches for cycles; Python's own choice is less
 
 
 def collect_rarely() -> None:
