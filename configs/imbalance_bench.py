@@ -12,7 +12,8 @@ without weights, in `study_summary.csv`, `study.png` and the report.
   +few       seven of the twelve: weights, focal loss, margins, sampling, mixup and a forest
 
 `:+few` and `:phantom+few` were run; their tables are in README, "Studies". Balanced accuracy on
-HAM10000: 0.481 without anything, 0.602 with sampling by class, difference +0.121 (+0.099 to +0.143).
+HAM10000: 0.481 without anything, 0.602 with sampling by class, difference +0.121
+(+0.099 to +0.143).
 """
 
 from collections.abc import Iterable, Iterator
