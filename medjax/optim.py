@@ -3,6 +3,9 @@
 The learning rate of every step is computed on the host, as a function of the step and of how often
 the plateau rule lowered it, and travels to the devices with the step's batch. So the log knows it
 without asking a device, and lowering it neither compiles anything nor touches the state.
+
+What treats all numbers alike works on one vector of them (`optax.flatten`): a few kernels to
+compile and to start in every step, where a tree takes some for each leaf.
 """
 
 from __future__ import annotations
@@ -106,7 +109,7 @@ def make(
   if type(cfg) not in RULES:
     names = ", ".join(known.__name__ for known in RULES)
     raise KeyError(f"no optimizer for {type(cfg).__name__}: choose one of {names}")
-  clip = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip else []
+  clip = [optax.flatten(optax.clip_by_global_norm(cfg.clip))] if cfg.clip else []
   slower = [_by_stage(cfg.layer_decay, stages)] if cfg.layer_decay != 1 else []
   rule = optax.chain(*clip, *RULES[type(cfg)](cfg), *slower)
   schedule = make_schedule(cfg, total_steps, warmup_steps)
@@ -207,15 +210,15 @@ def _by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
 
 
 def _adam(cfg: settings.Adam) -> tuple:
-  return optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps), _by_rate()
+  return optax.flatten(optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)), _by_rate()
 
 
 def _keras_adam(cfg: settings.KerasAdam) -> tuple:
-  return _by_keras_adam(cfg.b1, cfg.b2, cfg.eps), _by_rate()
+  return optax.flatten(_by_keras_adam(cfg.b1, cfg.b2, cfg.eps)), _by_rate()
 
 
 def _adamw(cfg: settings.AdamW) -> tuple:
-  adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+  adam = optax.flatten(optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps))
   return adam, optax.add_decayed_weights(cfg.weight_decay, is_kernel), _by_rate()
 
 

@@ -214,6 +214,27 @@ def test_no_classes_and_no_such_network():
     models.make(settings.Model(name="lenet"), _info(), PLAIN)
 
 
+def test_a_block_is_five_convolutions_with_a_batch_norm_each():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 6, 5, 3)).astype(np.float32)
+  cfg, mode = settings.MedNet(width=2), net_lib.Mode(PLAIN)
+  block = mednet.Block(cfg)
+  shapes = jax.eval_shape(block.init, jax.random.key(0), x, mode)
+  drawn = jax.tree.map(lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), shapes)
+  params, stats = drawn["params"], drawn["batch_stats"]["bn"]
+  start, outputs = 0, []
+  for name, width in [("conv1", 2), ("conv3", 2), ("conv5", 2), ("conv7", 2), ("short", 8)]:
+    own = slice(start, start := start + width)
+    kernel = params[name]["kernel"]
+    map_ = jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    normal = (map_ - stats["mean"][own]) / np.sqrt(stats["var"][own] + cfg.bn_epsilon)
+    outputs.append(normal * params["bn"]["scale"][own] + params["bn"]["bias"][own])
+  truth = np.concatenate([np.maximum(one, 0) for one in outputs[:4]], axis=-1) + outputs[4]
+  np.testing.assert_allclose(block.apply(drawn, x, mode), truth, rtol=2e-5, atol=1e-4)
+
+
 def _zeroed(params, where):
   flat = trees.flatten(params)
   return trees.unflatten(
@@ -247,8 +268,8 @@ def test_identity_connections_add_the_pooled_map():
   info = _info(64, channels=1)
   net, (params, stats) = models.make(MED_TINY, info, PLAIN), _weights(MED_TINY, info)
   params = _zeroed(params, lambda path: path.startswith("encoder"))
-  params["encoder"]["b1"]["short"]["bn"]["bias"] += 0.5
-  params["encoder"]["b2"]["short"]["bn"]["bias"] -= 0.2
+  params["encoder"]["b1"]["bn"]["bias"][8:] += 0.5  # of the short connection, after the branches'
+  params["encoder"]["b2"]["bn"]["bias"][8:] -= 0.2
   result, _ = jax.jit(functools.partial(net.apply, train=False))(
     params, stats, _batch(_images(2, info))
   )

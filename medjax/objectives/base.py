@@ -16,7 +16,6 @@ import jax
 from jax import flatten_util, lax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from medjax import contract, optim, pixels, trees
 from medjax.models import net as net_lib
@@ -160,9 +159,9 @@ def reduced_gradients(
     return grads, sums, count, rest
 
   *sums, rest = _accumulated(summed, batch, optimizer.accumulate)
-  grads, metrics, count = _all_reduced(tuple(sums))
-  grads, metrics = jax.tree.map(lambda total: total / count, (grads, metrics))
-  return grads, {**metrics, "grad_norm": optax.tree.norm(grads)}, rest
+  grads, metrics = _means(*sums)
+  norm = jnp.linalg.norm(flatten_util.ravel_pytree(grads)[0])
+  return grads, {**metrics, "grad_norm": norm}, rest
 
 
 def _accumulated(summed: Callable, batch: contract.Batch, parts: int) -> tuple:
@@ -177,17 +176,24 @@ def _accumulated(summed: Callable, batch: contract.Batch, parts: int) -> tuple:
   return *sums, jax.tree.map(lambda total: total / parts, rest)
 
 
-def _all_reduced(tree: contract.Tree) -> contract.Tree:
-  """Sums every leaf over the replicas: one flat all-reduce a dtype."""
-  if lax.axis_size(contract.AXIS) == 1:
-    return tree
-  leaves, structure = jax.tree.flatten(tree)
+def _means(grads: contract.Tree, metrics: contract.Metrics, count: jax.Array) -> list:
+  """Both sums over the replicas, divided by the count over all: one flat all-reduce a dtype.
+
+  The vector is cut into leaves last: an operation on it is one kernel to compile and to start, one
+  on a tree is hundreds. XLA joins again what `optim` and the norm put together of the pieces.
+  """
+  leaves, structure = jax.tree.flatten([grads, metrics, count])
+  vectors = {}
   for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
     alike = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
-    flat, restore = flatten_util.ravel_pytree([leaves[i] for i in alike])
-    for i, leaf in zip(alike, restore(lax.psum(flat, contract.AXIS)), strict=True):
+    vector, restore = flatten_util.ravel_pytree([leaves[i] for i in alike])
+    vector = lax.psum(vector, contract.AXIS) if lax.axis_size(contract.AXIS) > 1 else vector
+    vectors[dtype] = vector, restore, alike
+  total = vectors[count.dtype][0][-1]
+  for dtype, (vector, restore, alike) in vectors.items():
+    for i, leaf in zip(alike, restore(vector / total.astype(dtype)), strict=True):
       leaves[i] = leaf
-  return jax.tree.unflatten(structure, leaves)
+  return jax.tree.unflatten(structure, leaves)[:2]
 
 
 def updated(

@@ -73,16 +73,26 @@ def _mednet(cfg: settings.MedNet, images):
 
 def _block(cfg: settings.MedNet, name: str, x):
   branches = [
-    layers.ReLU()(_conv_bn(cfg, f"{name}.conv{size}", x, cfg.width, size))
+    layers.ReLU()(_conv_bn(cfg, f"{name}.conv{size}", x, cfg.width, size, within=""))
     for size in problem.BRANCHES
   ]
-  short = _conv_bn(cfg, f"{name}.short", x, 4 * cfg.width)
+  short = _conv_bn(cfg, f"{name}.short", x, 4 * cfg.width, within="")
   return layers.Add()([layers.Concatenate()(branches), short])
 
 
-def _conv_bn(cfg: settings.MedNet, name: str, x, features: int, size: int = 1, stride: int = 1):
+def _conv_bn(
+  cfg: settings.MedNet,
+  name: str,
+  x,
+  features: int,
+  size: int = 1,
+  stride: int = 1,
+  within: str = ".conv",
+):
+  """Convolution and batch norm; medjax calls the former `name` and what is `within` it."""
   path = f"encoder.{name}"
-  conv = layers.Conv2D(features, size, stride, padding="same", use_bias=False, name=f"{path}.conv")
+  how = dict(padding="same", use_bias=False, name=f"{path}{within}")
+  conv = layers.Conv2D(features, size, stride, **how)
   return _batch_norm(cfg, f"{path}.bn")(conv(x))
 
 

@@ -154,13 +154,21 @@ class _MedNet(nn.Module):
 
 
 class _MedNetBlock(nn.ModuleDict):
+  """A batch norm a convolution; medjax has one for all of a block."""
+
   def __init__(self, cfg: settings.MedNet, inputs: int):
-    branches = {f"conv{size}": _conv_bn(cfg, inputs, cfg.width, size) for size in problem.BRANCHES}
-    super().__init__(branches | {"short": _conv_bn(cfg, inputs, 4 * cfg.width, 1)})
+    super().__init__({"short": _conv(inputs, 4 * cfg.width, 1)})
+    self["short_bn"] = _batch_norm(cfg, 4 * cfg.width)
+    for size in problem.BRANCHES:
+      self[f"conv{size}"] = _conv(inputs, cfg.width, size)
+      self[f"conv{size}_bn"] = _batch_norm(cfg, cfg.width)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
-    branches = [self[f"conv{size}"](x).relu() for size in problem.BRANCHES]
-    return torch.cat(branches, 1) + self["short"](x)
+    branches = [self._normalised(f"conv{size}", x).relu() for size in problem.BRANCHES]
+    return torch.cat(branches, 1) + self._normalised("short", x)
+
+  def _normalised(self, conv: str, x: torch.Tensor) -> torch.Tensor:
+    return self[f"{conv}_bn"](self[conv](x))
 
 
 class _PneumoniaCNN(nn.Module):
