@@ -1,4 +1,7 @@
-"""Times a depthwise convolution with both gradients: medjax, lax.conv and PyTorch."""
+"""Times a depthwise convolution with both gradients: medjax, lax.conv and PyTorch.
+
+medjax's, and the plain form beside it, work on both devices of a CPU, as in a run.
+"""
 
 from __future__ import annotations
 
@@ -65,18 +68,23 @@ def side(library: str, variant: str, options: dict) -> rounds.Work:
 def _of_jax(variant: str, *arrays: np.ndarray) -> tuple[Callable, dict[str, str]]:
   import jax
 
-  from medjax import ops
+  from medjax import contract, ops
+  from medjax import mesh as mesh_lib
 
-  form = variant.split()[0]
+  mesh_lib.divide_cpu()
+  mesh, form = mesh_lib.make(), variant.split()[0]
+  whole, examples = mesh_lib.REPLICATED, mesh_lib.cut()
 
-  @jax.jit
   def all_three(x, kernel, g):
     conv = lambda x, kernel: ops.conv(x, kernel, groups=x.shape[-1], form=form)  # noqa: E731
     y, pull = jax.vjp(conv, x, kernel)
-    return y, *pull(g)
+    to_x, to_kernel = pull(g)
+    return y, to_x, jax.lax.psum(to_kernel, contract.AXIS)
 
-  arrays = jax.device_put(arrays)
-  return lambda: jax.block_until_ready(all_three(*arrays)), {"jax": jax.__version__}
+  specs = examples, whole, examples
+  mapped = mesh_lib.mapped(all_three, mesh, specs, (examples, examples, whole))
+  arrays = [mesh_lib.put(mesh, array, spec) for array, spec in zip(arrays, specs, strict=True)]
+  return lambda: jax.block_until_ready(mapped(*arrays)), {"jax": jax.__version__}
 
 
 def _of_torch(variant: str, *arrays: np.ndarray) -> tuple[Callable, dict[str, str]]:

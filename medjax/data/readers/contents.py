@@ -25,3 +25,11 @@ def nifti(data: bytes) -> str:
   """`single`, `pair` (a header whose voxels are in another file), or empty where it is no NIfTI."""
   magic = data[4:8] if data[4:7] in (b"n+2", b"ni2") else data[344:348]
   return {b"n+1\0": "single", b"n+2\0": "single", b"ni1\0": "pair", b"ni2\0": "pair"}.get(magic, "")
+
+
+def jpeg_header(data: bytes) -> bytes:
+  """What comes before the pixels of a JPEG file; all of one whose segments do not add up."""
+  end = 2
+  while data[end : end + 1] == b"\xff" and data[end + 1 : end + 2] != b"\xda":
+    end += 2 + int.from_bytes(data[end + 2 : end + 4], "big")
+  return data[:end] if data[end : end + 2] == b"\xff\xda" else data

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 import simplejpeg
 
 from medjax import settings
-from medjax.data.readers import frame
+from medjax.data.readers import contents, frame
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _UPRIGHT = {  # EXIF orientation -> (axes are swapped, then these are mirrored)
@@ -57,7 +57,7 @@ def frames(data: bytes, cfg: settings.Reading) -> Iterator[frame.Frame]:
 
 def _plain_jpeg(data: bytes) -> frame.Frame | None:
   """The frame of a whole, upright, grey or RGB JPEG file; None for what Pillow must look at."""
-  if not data.startswith(b"\xff\xd8\xff") or b"Exif\0" in data:
+  if not data.startswith(b"\xff\xd8\xff") or b"Exif\0" in contents.jpeg_header(data):
     return None
   try:
     height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
