@@ -78,5 +78,7 @@ def forward(found: program.Source, given: dict[str, np.ndarray]) -> np.ndarray:
 
 def difference(got: np.ndarray, want: np.ndarray) -> float:
   """As a part of the largest score; refuses scores that do not depend on the image."""
-  assert len(want) == 1 or want.std(axis=0).max() > 1e-3, "this network says the same of all images"
+  largest = np.abs(want).max()
+  same = "this network says the same of all images"
+  assert len(want) == 1 or want.std(axis=0).max() > 1e-3 * largest, same
   return float(np.abs(got - want).max() / np.abs(want).max())
