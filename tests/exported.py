@@ -77,8 +77,12 @@ def forward(found: program.Source, given: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def difference(got: np.ndarray, want: np.ndarray) -> float:
-  """As a part of the largest score; refuses scores that do not depend on the image."""
-  largest = np.abs(want).max()
+  """Of logits, as a part of the largest; refuses scores that do not depend on the image.
+
+  Of scores [b, K] of one class an image, whose logarithms are their logits up to a constant.
+  """
+  found, wanted = (np.log(np.maximum(scores, 1e-37)) for scores in (got, want))
+  largest = np.abs(wanted).max()
   same = "this network says the same of all images"
-  assert len(want) == 1 or want.std(axis=0).max() > 1e-3 * largest, same
-  return float(np.abs(got - want).max() / np.abs(want).max())
+  assert len(want) == 1 or wanted.std(axis=0).max() > 1e-3 * largest, same
+  return float(np.abs(found - wanted).max() / largest)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from scipy import special
 
 from medjax import artifact, export, main, predict, settings, trained, trees
 from medjax.export import __main__ as command
@@ -74,6 +75,29 @@ def check_program(source: program.Source, fold: bool = False) -> int:
     off = exported.difference(got, want[:size])
     assert off < 1e-4, f"off by {off:.1e} at {size}"
   return function.folded
+
+
+# How far two forms of a program may be apart.
+
+
+@pytest.mark.parametrize("sure", [0.1, 1, 15])
+def test_forms_differ_by_their_logits_however_sure_the_network_is(sure):
+  rng = np.random.default_rng(0)
+  logits = sure * rng.uniform(-1, 1, (50, 4))
+  logits[0] = sure * np.array([1, -1, 0, 0])
+  moved = logits + 1e-3 * sure * rng.choice([-1, 1], logits.shape)
+  several = program.difference(special.expit(moved), special.expit(logits), multi_label=True)
+  assert several == pytest.approx(1e-3, rel=1e-3)
+  got, want = (special.softmax(each, axis=1) for each in (moved, logits))
+  largest = np.abs(special.log_softmax(logits, axis=1)).max()  # logits that are at most 0
+  apart = np.abs(special.log_softmax(moved, axis=1) - special.log_softmax(logits, axis=1)).max()
+  assert program.difference(got, want, False) == pytest.approx(apart / largest, rel=1e-6)
+
+
+def test_scores_that_are_no_numbers_or_tell_nothing_have_a_difference_too():
+  even = np.full((2, 3), 0.5)
+  assert program.difference(even, even, multi_label=True) == 0
+  assert np.isnan(program.difference(np.where(np.eye(2, 3), np.nan, even), even, True))
 
 
 # Equal to the network.

@@ -47,7 +47,7 @@ FAMILIES = (
   "nasnet_mobile",
 )
 BATCHES = (1, 7)
-TOLERANCE = 1e-4  # of the largest score
+TOLERANCE = 1e-4  # of the largest logit
 
 # What a stranger runs: ONNX Runtime and NumPy.
 RUNTIME = """

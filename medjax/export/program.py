@@ -20,6 +20,7 @@ from medjax.models import net as net_lib
 from medjax.objectives import base
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+TOLERANCE = 1e-4  # of the largest logit: by how much two forms of a program may differ
 BATCH = "b"  # name of the one size that is left open
 
 
@@ -117,3 +118,16 @@ def random_inputs(source: Source, size: int, seed: int = 0) -> dict[str, np.ndar
     noise = rng.integers(0, 256, shape) if name == contract.IMAGE else rng.normal(size=shape)
     found[name] = noise.astype(each.dtype)
   return found
+
+
+def difference(got: np.ndarray, want: np.ndarray, multi_label: bool) -> float:
+  """By how much the logits behind scores [b, K] differ at most, as a part of the largest.
+
+  Rounding moves logits. How far it moves scores with them says how sure the network is: a network
+  that is sure of everything shows a hundred times as much as one that knows nothing.
+  """
+  found, wanted = (
+    calibration.logits(np.asarray(scores, np.float64), multi_label) for scores in (got, want)
+  )
+  largest = np.abs(wanted).max() or 1.0  # a network may be sure of nothing at all
+  return float(np.abs(found - wanted).max() / largest)

@@ -79,16 +79,21 @@ def tempered(scores: Any, value: float, multi_label: bool = False, xp: ModuleTyp
     scores: [..., K] in [0, 1]. value: T. multi_label: whether an image may have several classes.
     xp: numpy, or jax.numpy in a program.
   """
-  logits = _logits(scores, multi_label, xp) / value
+  divided = logits(scores, multi_label, xp) / value
   if multi_label:
-    return 1 / (1 + xp.exp(-logits))
-  raised = xp.exp(logits - logits.max(axis=-1, keepdims=True))
+    return 1 / (1 + xp.exp(-divided))
+  raised = xp.exp(divided - divided.max(axis=-1, keepdims=True))
   return raised / raised.sum(axis=-1, keepdims=True)
 
 
-def _logits(scores: Any, multi_label: bool, xp: ModuleType = np) -> Any:
-  """[..., K] logits that give such scores, up to a constant of each image of one class."""
-  p = xp.where(scores <= 0, _LEAST, scores)
+def logits(scores: Any, multi_label: bool, xp: ModuleType = np) -> Any:
+  """[..., K] logits that give such scores, up to a constant of each image of one class.
+
+  Args:
+    scores, multi_label, xp: see `tempered`. Scores that float32 cannot hold to all its digits
+      count as the least that it can.
+  """
+  p = xp.maximum(scores, _LEAST)
   if not multi_label:
     return xp.log(p)
   p = xp.where(p >= 1, _MOST, p)
@@ -109,11 +114,11 @@ def fit(table: contract.Predictions) -> Temperature:
 
   lowest, highest = (1 / t for t in reversed(_RANGE))
   metrics.check(table)
-  logits, members = _logits(np.asarray(table.scores, float), table.multi_label), table.members
+  found, members = logits(np.asarray(table.scores, float), table.multi_label), table.members
 
   def slope(inverse: float) -> float:
     expected = tempered(table.scores, 1 / inverse, table.multi_label)
-    return float(((expected - members) * logits).sum(axis=1).mean())
+    return float(((expected - members) * found).sum(axis=1).mean())
 
   if slope(lowest) >= 0:
     return Temperature(_RANGE[1], table.split)
