@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib.backends import backend_agg
 import numpy as np
 
 from medjax import contract, metrics
@@ -39,6 +40,13 @@ def label(metric: str) -> str:
   """A metric's name as people write it."""
   spaced = metric.replace("_", " ")
   return LABELS.get(metric) or _CAPITALS.sub(lambda found: found[0].upper(), spaced)
+
+
+def rendered(figure: mpl_figure.Figure) -> np.ndarray:
+  """The pixels of a figure, [H, W, 3] uint8."""
+  canvas = backend_agg.FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def _axes(width: float = 4.6, height: float = 4.0) -> tuple[mpl_figure.Figure, mpl_axes.Axes]:

@@ -15,6 +15,8 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 from PIL import Image
 
+from medjax import figures
+
 _STYLE = """
 :root { --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --accent: #1d6fa5; }
 * { box-sizing: border-box; }
@@ -103,11 +105,9 @@ def png(drawing: mpl_figure.Figure) -> bytes:
 
   It has 256 colours of its own, which lines and letters need less than a third of the bytes in.
   """
-  full, small = io.BytesIO(), io.BytesIO()
-  drawing.savefig(full, format="png")
-  coloured = Image.open(full).convert("RGB")
-  coloured.quantize(256, Image.Quantize.MEDIANCUT).save(small, "PNG", optimize=True)
-  return small.getvalue()
+  buffer, coloured = io.BytesIO(), Image.fromarray(figures.rendered(drawing))
+  coloured.quantize(256, Image.Quantize.MEDIANCUT).save(buffer, "PNG", optimize=True)
+  return buffer.getvalue()
 
 
 class Page:

@@ -20,7 +20,6 @@ import types
 from typing import Any
 
 from matplotlib import figure as mpl_figure
-from matplotlib.backends import backend_agg
 import numpy as np
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
@@ -33,6 +32,8 @@ if importlib.util.find_spec("tensorflow") is None:
 
 from clu import metric_writers  # noqa: E402
 from clu.metric_writers import interface, utils  # noqa: E402
+
+from medjax import figures  # noqa: E402
 
 FILE = "metrics.jsonl"
 
@@ -145,13 +146,6 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
   return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
-def _rendered(figure: mpl_figure.Figure) -> np.ndarray:
-  """The pixels of a figure, [H, W, 3] uint8."""
-  canvas = backend_agg.FigureCanvasAgg(figure)
-  canvas.draw()
-  return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
 def _plain(value: Any) -> int | float | list[str] | None:
   """A JSON number with every bit of `value`, None where it is not finite; or names."""
   if isinstance(value, list):
@@ -242,7 +236,7 @@ class Writer:
 
   def figure(self, step: int, name: str, figure: mpl_figure.Figure) -> None:
     """Logs a figure as an image."""
-    self.images(step, {name: _rendered(figure)})
+    self.images(step, {name: figures.rendered(figure)})
 
   def hparams(self, values: Mapping[str, Any]) -> None:
     """Logs the flat settings of the run, once a start."""
