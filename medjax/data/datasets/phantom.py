@@ -338,32 +338,31 @@ def _clavicles(lungs: Lungs, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _vessels(vessels: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  shade = np.zeros_like(x)
-  for start_x, start_y, end_x, end_y, radius, opacity in vessels.T:
-    along_x, along_y = end_x - start_x, end_y - start_y
-    right, down = x - start_x, y - start_y
-    along = (right * along_x + down * along_y) / (along_x * along_x + along_y * along_y)
-    along = np.minimum(np.maximum(along, 0), 1)
-    right, down, taper = right - along * along_x, down - along * along_y, radius * (1.2 - along)
-    blur = np.exp(-(right * right + down * down) / (taper * taper + 1e-4))
-    shade = np.maximum(shade, opacity * blur)
-  return shade
+  start_x, start_y, end_x, end_y, radius, opacity = _each(vessels)
+  along_x, along_y = end_x - start_x, end_y - start_y
+  right, down = x - start_x, y - start_y
+  along = (right * along_x + down * along_y) / (along_x * along_x + along_y * along_y)
+  along = np.minimum(np.maximum(along, 0), 1)
+  right, down, taper = right - along * along_x, down - along * along_y, radius * (1.2 - along)
+  blur = np.exp(-(right * right + down * down) / (taper * taper + 1e-4))
+  return (opacity * blur).max(axis=0)
 
 
 def _dots(dots: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  shade = np.zeros_like(x)
-  for middle_x, middle_y, radius, opacity in dots.T:
-    right, down = (x - middle_x) / radius, (y - middle_y) / radius
-    square = right * right + down * down
-    shade = np.maximum(shade, opacity * np.exp(-square * square))
-  return shade
+  middle_x, middle_y, radius, opacity = _each(dots)
+  right, down = (x - middle_x) / radius, (y - middle_y) / radius
+  square = right * right + down * down
+  return (opacity * np.exp(-square * square)).max(axis=0)
 
 
 def _clouds(clouds: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  shade = np.zeros_like(x)
-  for wave_x, wave_y, phase, opacity in clouds.T:
-    shade += opacity * np.sin(wave_x * x + wave_y * y + phase)
-  return shade
+  wave_x, wave_y, phase, opacity = _each(clouds)
+  return (opacity * np.sin(wave_x * x + wave_y * y + phase)).sum(axis=0)
+
+
+def _each(things: np.ndarray) -> np.ndarray:
+  """[m, n, 1, 1] of [m, n]: m numbers of n things, each to meet all pixels."""
+  return things[:, :, None, None]
 
 
 # --- Marks: the only thing that differs between classes. Coordinates are in radii of the mark.
