@@ -5,9 +5,9 @@ import pathlib
 import cv2
 import numpy as np
 import pytest
+import trees_of_files as trees
 
 from medjax import data, settings
-from tests.data import trees_of_files as trees
 
 CLASSES = ("ill", "well")
 

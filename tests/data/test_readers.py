@@ -11,16 +11,11 @@ from PIL import Image, ImageOps
 import pytest
 from scipy import ndimage
 import simplejpeg
+from trees_of_files import encoded
 
 from medjax import settings
 from medjax.data import readers
 from medjax.data.readers import frame
-
-
-def _encoded(image, kind="PNG", **options):
-  stream = io.BytesIO()
-  image.save(stream, kind, **options)
-  return stream.getvalue()
 
 
 def _png_16(pixels):
@@ -67,7 +62,7 @@ GREY_MODES = {
 def test_no_trace_of_mode_or_format(rng, kind, mode, channels):
   pixels = rng.integers(0, 256, (40, 30), dtype=np.uint8)
   image = GREY_MODES[mode](Image.fromarray(pixels))
-  got = readers.read(_encoded(image, kind), 16, channels)
+  got = readers.read(encoded(image, kind), 16, channels)
   want = readers.read(pixels, 16, channels)
   assert got.shape == (16, 16, channels)
   assert got.dtype == np.uint8
@@ -76,7 +71,7 @@ def test_no_trace_of_mode_or_format(rng, kind, mode, channels):
 
 def test_bilevel_png(rng):
   pixels = rng.integers(0, 2, (16, 16)).astype(bool)
-  got = readers.read(_encoded(Image.fromarray(pixels)), 16, 1)
+  got = readers.read(encoded(Image.fromarray(pixels)), 16, 1)
   np.testing.assert_array_equal(got[..., 0], pixels * 255)
 
 
@@ -96,7 +91,7 @@ def test_agrees_with_opencv(rng, kind, channels):
 
 def test_cmyk_jpeg_becomes_rgb(rng):
   pixels = _smooth(rng, 32, 32, 3)
-  data = _encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=100)
+  data = encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=100)
   got = readers.read(data, 32, 3)
   assert np.abs(got.astype(int) - pixels).mean() < 3
 
@@ -107,7 +102,7 @@ def test_exif_orientation(rng, kind, orientation):
   image = Image.fromarray(_smooth(rng, 24, 40, 3))
   exif = Image.Exif()
   exif[0x0112] = orientation
-  data = _encoded(image, kind, exif=exif)
+  data = encoded(image, kind, exif=exif)
   want = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
   np.testing.assert_array_equal(readers.decode(data), np.asarray(want))
 
@@ -115,7 +110,7 @@ def test_exif_orientation(rng, kind, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_of_16_bit_tiff(rng, orientation):
   pixels = rng.integers(0, 65536, (6, 9), dtype=np.uint16)
-  data = _encoded(Image.fromarray(pixels), "TIFF", tiffinfo={0x0112: orientation})
+  data = encoded(Image.fromarray(pixels), "TIFF", tiffinfo={0x0112: orientation})
   want = Image.fromarray((pixels >> 8).astype(np.uint8))
   want.getexif()[0x0112] = orientation
   np.testing.assert_array_equal(
@@ -128,7 +123,7 @@ def test_orientation_of_16_bit_png(rng, orientation):
   pixels = rng.integers(0, 65536, (6, 9), dtype=np.uint16)
   exif = Image.Exif()
   exif[0x0112] = orientation
-  data = _encoded(Image.fromarray(pixels), "PNG", exif=exif)
+  data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
   want = Image.fromarray((pixels >> 8).astype(np.uint8))
   want.getexif()[0x0112] = orientation
   np.testing.assert_array_equal(
@@ -167,14 +162,14 @@ def test_16_bit_png_of_every_kind(rng, channels):
 
 def test_transparency_is_composited_on_black():
   pixels = np.array([[[200, 100, 50, 255], [200, 100, 50, 128], [200, 100, 50, 0]]] * 3, np.uint8)
-  got = readers.read(_encoded(Image.fromarray(pixels)), 3, 3)
+  got = readers.read(encoded(Image.fromarray(pixels)), 3, 3)
   np.testing.assert_array_equal(got[0], [[200, 100, 50], [100, 50, 25], [0, 0, 0]])
 
 
 def test_transparent_palette_entry_is_black():
   image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "L").convert("P")
   image.putpalette([250, 250, 250, 90, 80, 70])
-  got = readers.read(_encoded(image, transparency=0), 2, 3)
+  got = readers.read(encoded(image, transparency=0), 2, 3)
   np.testing.assert_array_equal(got[0], [[0, 0, 0], [90, 80, 70]])
 
 
@@ -205,20 +200,20 @@ def test_grey_kept_as_rgb_is_exactly_grey(depth):
 
 def _multipage():
   pages = [Image.new("L", (8, 8)), Image.new("L", (8, 4))]
-  return _encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+  return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
 
 
 BAD = {
   "empty": (lambda: b"", "0 bytes"),
   "text": (lambda: b"id,label\n1,2\n" * 20, "no PNG, JPEG, BMP, TIFF image"),
-  "gif": (lambda: _encoded(Image.new("L", (8, 8)), "GIF"), "no PNG, JPEG"),
+  "gif": (lambda: encoded(Image.new("L", (8, 8)), "GIF"), "no PNG, JPEG"),
   "pages": (_multipage, "2 pages of different sizes"),
   "npz": (lambda: _saved(np.zeros((8, 8), np.uint8), ["train_images", "b"]), "holds 2 arrays"),
   "float npy": (lambda: _saved(np.zeros((8, 8), np.float32)), "pixels are float32"),
   "stack npy": (lambda: _saved(np.zeros((8, 8, 8), np.uint8)), "not uint8 or uint16"),
   "short npy": (lambda: _saved(np.zeros((8, 8), np.uint8))[:-3], "damaged"),
-  "float": (lambda: _encoded(Image.new("F", (8, 8)), "TIFF"), "no known range"),
-  "signed": (lambda: _encoded(Image.new("I", (8, 8)), "TIFF"), "no known range"),
+  "float": (lambda: encoded(Image.new("F", (8, 8)), "TIFF"), "no known range"),
+  "signed": (lambda: encoded(Image.new("I", (8, 8)), "TIFF"), "no known range"),
 }
 
 
@@ -232,7 +227,7 @@ def test_unreadable_says_why(name):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_truncated_files_are_unreadable(rng, kind, share):
-  data = _encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+  data = encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
   with pytest.raises(readers.Unreadable), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Pillow's, about the damage
     readers.decode(data[: int(share * len(data))])
@@ -247,7 +242,7 @@ def test_truncated_16_bit_png_is_unreadable(rng, channels):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
 def test_damage_never_escapes_as_another_error(rng, kind):
-  whole = _encoded(Image.fromarray(_smooth(rng, 16, 16, 3)), kind)
+  whole = encoded(Image.fromarray(_smooth(rng, 16, 16, 3)), kind)
   for _ in range(200):
     data = bytearray(whole)
     for place in rng.integers(0, len(data), 4):
@@ -284,13 +279,13 @@ def test_covid_ct_by_two_decoders(shared_data):
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg_equals_pillow(rng, mode, subsampling, progressive):
   image = Image.fromarray(_smooth(rng, 61, 83, 3)).convert(mode)
-  data = _encoded(image, "JPEG", subsampling=subsampling, progressive=progressive)
+  data = encoded(image, "JPEG", subsampling=subsampling, progressive=progressive)
   want = np.asarray(Image.open(io.BytesIO(data))).reshape(61, 83, -1)
   np.testing.assert_array_equal(readers.decode(data), want)
 
 
 def test_jpeg_with_stray_bytes_is_read_as_pillow_reads_it(rng):
-  data = _encoded(Image.fromarray(_smooth(rng, 40, 40, 3)), "JPEG")
+  data = encoded(Image.fromarray(_smooth(rng, 40, 40, 3)), "JPEG")
   stray = data[:-2] + b"\x00\x01\x02" + data[-2:]
   with pytest.raises(ValueError):
     simplejpeg.decode_jpeg(stray)
@@ -302,7 +297,7 @@ def test_jpeg_with_stray_bytes_is_read_as_pillow_reads_it(rng):
 def test_pages_of_a_tiff_come_in_order(depth):
   pages = [np.full((6, 9), 40 * shade, depth) + np.arange(9, dtype=depth) for shade in range(5)]
   first, *others = map(Image.fromarray, pages)
-  data = _encoded(first, "TIFF", save_all=True, append_images=others)
+  data = encoded(first, "TIFF", save_all=True, append_images=others)
   frames = list(readers.frames(data, settings.Reading(frames="all")))
   assert [found.index for found in frames] == [0, 1, 2, 3, 4]
   np.testing.assert_array_equal([found.pixels[..., 0] for found in frames], pages)
@@ -328,18 +323,18 @@ def test_numpy_files(rng, pack, dtype, order):
 def _vast(kind):
   """A small file whose header claims 60,000 x 60,000 pixels."""
   if kind == "PNG":
-    data = bytearray(_encoded(Image.new("L", (8, 8)), "PNG"))
+    data = bytearray(encoded(Image.new("L", (8, 8)), "PNG"))
     data[16:24] = struct.pack(">II", 60_000, 60_000)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
   elif kind == "JPEG":
-    data = bytearray(_encoded(Image.new("L", (8, 8)), "JPEG"))
+    data = bytearray(encoded(Image.new("L", (8, 8)), "JPEG"))
     place = data.index(b"\xff\xc0") + 5
     data[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
   elif kind == "BMP":
-    data = bytearray(_encoded(Image.new("L", (8, 8)), "BMP"))
+    data = bytearray(encoded(Image.new("L", (8, 8)), "BMP"))
     data[18:26] = struct.pack("<ii", 60_000, 60_000)
   elif kind == "TIFF":
-    data = bytearray(_encoded(Image.new("L", (8, 8)), "TIFF"))
+    data = bytearray(encoded(Image.new("L", (8, 8)), "TIFF"))
     for tag in (256, 257):
       place = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
       data[place : place + 4] = struct.pack("<I", 60_000)
@@ -361,7 +356,7 @@ def test_an_image_just_above_the_limit_is_refused():
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Pillow's, about the size
     with pytest.raises(readers.Unreadable, match=f"above the limit of {frame.MAX_PIXELS:,}"):
-      readers.decode(_encoded(Image.new("1", (size, size)), "PNG"))
+      readers.decode(encoded(Image.new("1", (size, size)), "PNG"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -403,12 +398,12 @@ def test_about_tells_what_the_file_holds(rng):
     (Image.fromarray(grey.astype(np.uint16)), 16, False),
   ):
     for kind in ("PNG", "TIFF"):
-      about = next(readers.frames(_encoded(image, kind))).about
+      about = next(readers.frames(encoded(image, kind))).about
       assert (about.format, about.bits, about.colour) == (kind, bits, colour)
       assert (about.height, about.width) == (6, 9)
   exif = Image.Exif()
   exif[0x0112] = 6
-  about = next(readers.frames(_encoded(Image.fromarray(grey), "PNG", exif=exif))).about
+  about = next(readers.frames(encoded(Image.fromarray(grey), "PNG", exif=exif))).about
   assert (about.height, about.width) == (9, 6)
   assert about.steps == ("turned upright by its EXIF orientation",)
 

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 import pytest
+from trees_of_files import encoded
 
 from medjax import settings
 from medjax.data import isolation, readers
@@ -21,12 +22,6 @@ def _read(data):
   if not found:
     raise readers.Unreadable("no frames")
   return found
-
-
-def _encoded(image, kind, **options):
-  stream = io.BytesIO()
-  image.save(stream, kind, **options)
-  return stream.getvalue()
 
 
 def _arrays(pixels):
@@ -53,13 +48,13 @@ def whole(shared_data):
     "dicom deflated": "image_dfl.dcm",
   }
   return {
-    "png": _encoded(colour, "PNG"),
-    "png 16": _encoded(deep, "PNG"),
-    "jpeg": _encoded(colour, "JPEG"),
-    "cmyk": _encoded(colour.convert("CMYK"), "JPEG"),
-    "bmp": _encoded(colour, "BMP"),
-    "tiff": _encoded(colour, "TIFF", compression="tiff_lzw"),
-    "tiff 16": _encoded(deep, "TIFF"),
+    "png": encoded(colour, "PNG"),
+    "png 16": encoded(deep, "PNG"),
+    "jpeg": encoded(colour, "JPEG"),
+    "cmyk": encoded(colour.convert("CMYK"), "JPEG"),
+    "bmp": encoded(colour, "BMP"),
+    "tiff": encoded(colour, "TIFF", compression="tiff_lzw"),
+    "tiff 16": encoded(deep, "TIFF"),
     "nifti": volume.to_bytes(),
     "nifti gz": gzip.compress(volume.to_bytes(), mtime=0),
     "mgh": nibabel.MGHImage(volume.get_fdata(dtype=np.float32), np.eye(4)).to_bytes(),

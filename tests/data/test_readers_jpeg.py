@@ -5,15 +5,10 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
+from trees_of_files import encoded
 
 from medjax.data import readers
 from medjax.data.readers import contents
-
-
-def _encoded(image: Image.Image, **how) -> bytes:
-  buffer = io.BytesIO()
-  image.save(buffer, "JPEG", **how)
-  return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +17,7 @@ def turned() -> bytes:
   gradient = np.add.outer(np.arange(24), 3 * np.arange(40)).astype(np.uint8)
   exif = Image.Exif()
   exif[0x0112] = 6
-  return _encoded(Image.fromarray(gradient), exif=exif)
+  return encoded(Image.fromarray(gradient), "JPEG", exif=exif)
 
 
 def test_the_header_ends_where_the_first_scan_begins(turned):

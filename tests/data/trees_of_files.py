@@ -17,9 +17,10 @@ def picture(seed: int, side: int = 96, colour: bool = False) -> np.ndarray:
   return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
+def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
   data = io.BytesIO()
-  Image.fromarray(pixels).save(data, kind, **options)
+  image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+  image.save(data, kind, **options)
   return data.getvalue()
 
 
