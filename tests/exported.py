@@ -46,12 +46,12 @@ def _moved(values: jax.Array) -> np.ndarray:
   """Factors and offsets of channels, which start as 1 and 0, each at a place of its own.
 
   Offsets lie above 0. With every other unit dark, 150 random layers multiply rounding so much that
-  float32 itself comes out 4e-4 of the largest logit from float64; so, it is 1e-5.
+  float32 itself comes out 4e-4 of the largest logit from float64; so, it is 3e-5.
   """
   rng, values = np.random.default_rng(values.size), np.asarray(values)
   if values.ndim != 1:
     return values
-  low, high = (-0.5, 0.5) if values.all() else (0, 1)
+  low, high = (-0.5, 0.5) if values.all() else (0, 0.5)
   return values + rng.uniform(low, high, values.shape).astype(np.float32)
 
 
@@ -89,5 +89,5 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
   found, wanted = (np.log(np.maximum(scores, 1e-37)) for scores in (got, want))
   largest = np.abs(wanted).max()
   same = "this network says the same of all images"
-  assert len(want) == 1 or wanted.std(axis=0).max() > 1e-3 * largest, same
+  assert len(want) == 1 or wanted.std(axis=0).max() > 5e-4 * largest, same
   return float(np.abs(found - wanted).max() / largest)
