@@ -6,10 +6,11 @@ A narrow Gray-MedNet learns by SimCLR from unlabelled phantoms, is fine-tuned on
 labelled ones with a rare class, and is trained on the same from scratch; both are scored on one
 test part, with a paired interval over patients.
 
-On two CPU cores with nothing compiled before: 2 min 20 s, after a minute for the environment. Macro
-F1 is 0.477 (0.363 to 0.610) after pretraining and 0.322 (0.226 to 0.438) from scratch, difference
-+0.155 (+0.059 to +0.250). So few patients and steps bear no more than that: at commits before, with
-other rounding, the difference was +0.254 and +0.105 (-0.041 to +0.252).
+On two CPU cores with nothing compiled before: 2 min 3 s, 2 min 9 s and 2 min 26 s, after a minute
+for the environment. Macro F1 is 0.477 (0.363 to 0.610) after pretraining and 0.322 (0.226 to 0.438)
+from scratch, difference +0.155 (+0.059 to +0.250). So few patients and steps bear no more than
+that: at commits before, with other rounding, the difference was +0.254 and +0.105 (-0.041 to
++0.252).
 """
 
 from ml_collections import ConfigDict
