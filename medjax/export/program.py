@@ -123,8 +123,9 @@ def random_inputs(source: Source, size: int, seed: int = 0) -> dict[str, np.ndar
 def difference(got: np.ndarray, want: np.ndarray, multi_label: bool) -> float:
   """By how much the logits behind scores [b, K] differ at most, as a part of the largest.
 
-  Rounding moves logits. How far it moves scores with them says how sure the network is: a network
-  that is sure of everything shows a hundred times as much as one that knows nothing.
+  Rounding moves logits; how far scores move with them depends on how sure the network is. What
+  scores tell of logits is their logarithm (of one class an image), whose largest is at most twice
+  the largest logit, and log K more.
   """
   found, wanted = (
     calibration.logits(np.asarray(scores, np.float64), multi_label) for scores in (got, want)
