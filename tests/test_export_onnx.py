@@ -3,6 +3,7 @@
 The first of these tests makes the environment that converts (see launch/onnx.sh). All are slow.
 """
 
+import collections
 import csv
 import dataclasses
 import json
@@ -158,6 +159,16 @@ print(json.dumps(dict(
     "opsets": [["", converting.OPSET]],
     "ir": converting.IR,
   }
+
+
+def test_channels_are_brought_first_once_and_last_once(tmp_path):
+  # The standard wants channels before places: each of 120 convolutions is written with both turns.
+  export.write(tmp_path / "out", exported.of_zoo("densenet121"), onnx=True)
+  lines = "import onnx, sys; print(*[n.op_type for n in onnx.load(sys.argv[1]).graph.node])"
+  python, path = ROOT / ".venv-onnx/bin/python", tmp_path / "out" / artifact.ONNX
+  done = subprocess.run([python, "-c", lines, path], check=True, capture_output=True, text=True)
+  counts = collections.Counter(done.stdout.split())
+  assert (counts["Conv"], counts["Transpose"]) == (120, 2)
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def _converted(function: Callable[..., jax.Array], source: program.Source) -> An
     jax.ShapeDtypeStruct((program.BATCH, *each.shape[1:]), each.dtype)
     for each in source.inputs.values()
   ]
-  with _symbolic_shapes():
+  with _symbolic_shapes(), _untidied():
     model = jax2onnx.to_onnx(
       function,
       shapes,
@@ -93,6 +93,21 @@ def _symbolic_shapes() -> Iterator[None]:
     yield
   finally:
     core._maybe_convert_to_symbolic_dim = kept
+
+
+@contextlib.contextmanager
+def _untidied() -> Iterator[None]:
+  """Spares jax2onnx its search for steps that change nothing: `_tidy` comes to the same graph.
+
+  The search goes through the whole graph for every step, for minutes where there are thousands.
+  """
+  api: Any = importlib.import_module("jax2onnx.converter.conversion_api")
+  kept = api.optimize_graph
+  api.optimize_graph = lambda model: model
+  try:
+    yield
+  finally:
+    api.optimize_graph = kept
 
 
 def _difference(
