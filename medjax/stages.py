@@ -362,7 +362,7 @@ class _Course:
       self._bench.say(monitors.told(step, looks))
     for look in looks:
       figure = look.figure(last=step == self._bench.total)
-      self._writer.images(step, {f"embeddings/{look.name}": figure})
+      self._writer.figure(step, f"embeddings/{look.name}", figure)
       seen |= look.scalars
     if self._bench.paint:
       labels = sampling.by_class(_PAINTED, len(self._bench.splits.info.classes))
@@ -378,7 +378,7 @@ class _Course:
     before, stop = self._standing, stage.train.stop
     self._standing = before.after(found, step, stage.eval.select, stop, stage.optimizer)
     if self._standing.chosen.step == step:
-      self._writer.images(step, {"val/confusion": figures.confusion_matrix(table)})
+      self._writer.figure(step, "val/confusion", figures.confusion_matrix(table))
       self._saved.save(checkpoint.BEST, step, state, {"best": found})
     if self.scale != before.scale:
       bench.say(f"no improvement: the learning rate falls to {self.scale:.3g} of its schedule")

@@ -85,15 +85,11 @@ class TensorBoard(interface.MetricWriter):
     """Adds scalars."""
     self._write_summaries(step, *(summary.scalar(k, float(v)) for k, v in scalars.items()))
 
-  def write_images(self, step: int, images: Mapping[str, np.ndarray | mpl_figure.Figure]) -> None:
-    """Adds images [n, H, W, C] or [H, W, C], float in [0, 1] or uint8, n of them in one grid.
-
-    Figures are drawn here, so that clu's background thread does it while the devices go on.
-    """
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Adds images [n, H, W, C] or [H, W, C], float in [0, 1] or uint8, n of them in one grid."""
     for name, each in images.items():
-      pixels = figures.rendered(each) if isinstance(each, mpl_figure.Figure) else _to_uint8(each)
-      layout = "NHWC" if np.ndim(pixels) == 4 else "HWC"
-      self._write_summaries(step, summary.image(name, pixels, dataformats=layout))
+      layout = "NHWC" if np.ndim(each) == 4 else "HWC"
+      self._write_summaries(step, summary.image(name, _to_uint8(each), dataformats=layout))
 
   def write_histograms(
     self,
@@ -233,10 +229,14 @@ class Writer:
     self._async.write_scalars(step, dict(values))
     self._raise_failure()
 
-  def images(self, step: int, images: Mapping[str, np.ndarray | mpl_figure.Figure]) -> None:
-    """Logs images [n, H, W, C], float in [0, 1] or uint8, each name as one grid; or figures."""
+  def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Logs images [n, H, W, C], float in [0, 1] or uint8, each name as one grid."""
     self._async.write_images(step, dict(images))
     self._raise_failure()
+
+  def figure(self, step: int, name: str, figure: mpl_figure.Figure) -> None:
+    """Logs a figure as an image."""
+    self.images(step, {name: figures.rendered(figure)})
 
   def hparams(self, values: Mapping[str, Any]) -> None:
     """Logs the flat settings of the run, once a start."""

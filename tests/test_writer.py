@@ -145,7 +145,7 @@ def test_tensorboard_reads_images_as_they_were(tmp_path):
 def test_tensorboard_reads_a_figure(tmp_path):
   figure = mpl_figure.Figure(figsize=(3, 2), dpi=50, facecolor="red")
   log = writer.make(tmp_path, "train")
-  log.images(1, {"confusion": figure})
+  log.figure(1, "confusion", figure)
   log.close()
   picture = _picture(_events(tmp_path), "confusion")
   assert picture.shape == (100, 150, 3)
