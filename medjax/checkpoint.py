@@ -10,9 +10,11 @@ is whole, always; `best` is for scoring alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+import errno
 import functools
 import json
 import logging
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -30,6 +32,7 @@ LAST, BEST = "last", "best"
 _DAMAGED = "damaged"  # beside them: what could not be read, set aside
 _FEWEST = 2  # last ones that stay: disks do damage files, and then the one before is gone on from
 _MARGIN = 1 << 20  # bytes of a checkpoint beside its arrays, and some for the log
+_KNOWN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
 _SHOWN, _BRIEFLY = 300, 100  # characters of an error in writing, and in reading
 
 # What Orbax's threads log of a failed write is raised by `save` or `wait`, and told once.
@@ -250,7 +253,12 @@ def _told(write: Callable[[], Any], folder: pathlib.Path) -> None:
   try:
     write()
   except Exception as error:  # Orbax wraps what the system said in errors of several kinds.
-    raise _failure(folder, str(error)[:_SHOWN]) from error
+    raise _failure(folder, _reason(str(error))) from error
+
+
+def _reason(text: str) -> str:
+  """What the system said, if the storage library tells it among long paths; else the beginning."""
+  return next((known for known in map(os.strerror, _KNOWN) if known in text), text[:_SHOWN])
 
 
 def _failure(folder: pathlib.Path, reason: str) -> OSError:

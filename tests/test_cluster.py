@@ -208,15 +208,24 @@ def test_a_signal_to_one_of_four_saves_the_same_step_and_one_process_goes_on(tmp
 
 
 @pytest.mark.slow
-def test_another_run_is_refused_and_a_signal_ends_all_while_they_compile(tmp_path):
+def test_a_signal_ends_all_while_they_compile(tmp_path):
   started = start(tmp_path / "w", 2, *SMALL)
   until(started[0], "compiling")
-  ((status, _, text),) = ended(start(tmp_path / "w", 1, *SMALL, devices=1))
-  assert status == 1 and "another run works in" in text
   started[1].send_signal(signal.SIGTERM)
   found = ended(started)
   assert [status for status, _, _ in found] == [main.STOPPED] * 2, found
   assert "process 1 was stopped by a signal" in found[0][2]
+
+
+@pytest.mark.slow
+def test_another_run_is_refused(tmp_path):
+  args = *SMALL, "--config.train.length=5000 steps"  # so that the first is there all the while
+  started = start(tmp_path / "w", 2, *args)
+  until(started[0], "compiling")
+  ((status, _, text),) = ended(start(tmp_path / "w", 1, *args, devices=1))
+  assert status == 1 and "another run works in" in text
+  started[1].send_signal(signal.SIGTERM)
+  assert [status for status, _, _ in ended(started)] == [main.STOPPED] * 2
 
 
 @pytest.mark.slow
