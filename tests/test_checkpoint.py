@@ -91,3 +91,13 @@ def test_weights_of_the_last_checkpoint_are_their_moving_average(tmp_path):
   found.wait()
   tree, _ = checkpoint.weights(tmp_path / "last_kind")
   np.testing.assert_array_equal(tree["params"]["encoder"]["kernel"], [1, 2, 3])
+
+
+def test_of_a_long_complaint_what_the_system_said_is_told(tmp_path):
+  complaint = f"RESOURCE_EXHAUSTED: {'d' * 400}: No space left on device {'e' * 400}"
+
+  def write():
+    raise ValueError(complaint)
+
+  with pytest.raises(OSError, match=f"under {tmp_path}: No space left on device. Mend that"):
+    checkpoint._told(write, tmp_path)
