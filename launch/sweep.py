@@ -151,11 +151,11 @@ def arguments(run: Run, config: str, fixed: Sequence[str]) -> list[str]:
 
 def _local(program: str, lines: Sequence[Sequence[str]]) -> int:
   """Runs one after the other; a failed one does not keep the others back, a stopped one does."""
-  failed = 0
+  failed, going = 0, _Going()
   for number, line in enumerate(lines, 1):
     print(f"\nrun {number} of {len(lines)}: {line[1]}", flush=True)
-    status = _ended([*shlex.split(program), *line])
-    if status == _STOPPED:
+    status = going.ended([*shlex.split(program), *line])
+    if going.asked or status == _STOPPED:
       return _STOPPED
     failed += status != 0
   if failed:
@@ -163,13 +163,35 @@ def _local(program: str, lines: Sequence[Sequence[str]]) -> int:
   return int(failed > 0)
 
 
-def _ended(command: Sequence[str]) -> int:
-  """The exit status of a program that saves its state when it is signalled, and is waited for."""
-  process = subprocess.Popen(command)
-  # Ctrl-C reaches it by itself, as it does everything in the terminal; other signals do not.
-  signal.signal(signal.SIGINT, lambda *_: None)
-  signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-  return process.wait()
+class _Going:
+  """Hands signals on to the run that goes, which then saves its state, and waits for it.
+
+  Attributes:
+    asked: whether a signal came, be it between two runs.
+  """
+
+  def __init__(self) -> None:
+    self.asked = self._early = False
+    self._process: subprocess.Popen | None = None
+    signal.signal(signal.SIGINT, self._ask)
+    signal.signal(signal.SIGTERM, self._ask)
+
+  def _ask(self, number: int, frame: Any) -> None:
+    del frame
+    self.asked = True
+    if self._process is None:
+      self._early = True
+    elif number != signal.SIGINT:  # Ctrl-C reaches it by itself, as everything in the terminal
+      self._process.terminate()
+
+  def ended(self, command: Sequence[str]) -> int:
+    """The exit status of a program, once it is over."""
+    self._process = subprocess.Popen(command)
+    if self._early:  # a second signal would end it unsaved, so that each is handed on once
+      self._process.terminate()
+    status = self._process.wait()
+    self._process = None
+    return status
 
 
 def _sbatch(root: pathlib.Path, options: str, lines: Sequence[Sequence[str]]) -> int:

@@ -188,6 +188,15 @@ def test_a_signal_stops_the_run_that_goes_and_those_after_it(tmp_path):
   assert process.returncode == main.STOPPED and out == "saved\n"
 
 
+@pytest.mark.parametrize("last", ["while :; do sleep 0.1; done", "exit 0"])
+def test_a_signal_as_a_run_begins_or_ends_is_not_lost(tmp_path, last):
+  program = tmp_path / "program"
+  program.write_text(f"#!/bin/sh\ntrap 'exit {main.STOPPED}' TERM\nkill $PPID\n{last}\n")
+  program.chmod(0o755)
+  done = sweep("--config=c", "--root=r", "lr=1,2", "--submit=local", f"--program={program}")
+  assert done.returncode == main.STOPPED and "run 2" not in done.stdout
+
+
 # Gathering.
 
 
