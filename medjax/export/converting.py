@@ -79,8 +79,7 @@ def _tidy(path: pathlib.Path) -> None:
   path.write_bytes(model.SerializeToString())
 
 
-@contextlib.contextmanager
-def _symbolic_shapes() -> Iterator[None]:
+def _symbolic_shapes() -> contextlib.AbstractContextManager[None]:
   """Makes onnx_ir take an open size of JAX by its name; it would ask it for a number."""
   core: Any = importlib.import_module("onnx_ir._core")
   kept = core._maybe_convert_to_symbolic_dim
@@ -88,26 +87,27 @@ def _symbolic_shapes() -> Iterator[None]:
   def converted(size: Any) -> Any:
     return kept(str(size) if export.is_symbolic_dim(size) else size)
 
-  core._maybe_convert_to_symbolic_dim = converted
-  try:
-    yield
-  finally:
-    core._maybe_convert_to_symbolic_dim = kept
+  return _replaced(core, "_maybe_convert_to_symbolic_dim", converted)
 
 
-@contextlib.contextmanager
-def _untidied() -> Iterator[None]:
+def _untidied() -> contextlib.AbstractContextManager[None]:
   """Spares jax2onnx its search for steps that change nothing: `_tidy` comes to the same graph.
 
   The search goes through the whole graph for every step, for minutes where there are thousands.
   """
-  api: Any = importlib.import_module("jax2onnx.converter.conversion_api")
-  kept = api.optimize_graph
-  api.optimize_graph = lambda model: model
+  api = importlib.import_module("jax2onnx.converter.conversion_api")
+  return _replaced(api, "optimize_graph", lambda model: model)
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, other: Any) -> Iterator[None]:
+  """Has a module of another library use `other` by that name."""
+  kept = getattr(module, name)
+  setattr(module, name, other)
   try:
     yield
   finally:
-    api.optimize_graph = kept
+    setattr(module, name, kept)
 
 
 def _difference(
