@@ -87,8 +87,10 @@ def _with_gradients(conv, x, kernel):
 
 
 @functools.cache
-def _truths(depthwise):
+def _truths(filters):
   """Name of a shape -> settings, map, kernel, and lax's output and gradients, all float64.
+
+  Of so many filters, or depthwise without a number.
 
   Whatever goes in is a bfloat16 number, so that one truth serves every dtype.
   """
@@ -98,9 +100,9 @@ def _truths(depthwise):
     return jnp.asarray(rng.normal(size=shape), "bfloat16").astype("float64")
 
   hows, inputs = {}, {}
-  for name, (size, window, *settings) in (DEPTHWISE if depthwise else DENSE).items():
-    hows[name] = _settings(*settings) | dict(groups=CHANNELS if depthwise else 1)
-    kernel = drawn(*window, 1, CHANNELS) if depthwise else drawn(*window, CHANNELS, 4)
+  for name, (size, window, *settings) in (DENSE if filters else DEPTHWISE).items():
+    hows[name] = _settings(*settings) | dict(groups=1 if filters else CHANNELS)
+    kernel = drawn(*window, CHANNELS, filters) if filters else drawn(*window, 1, CHANNELS)
     inputs[name] = drawn(2, *size, CHANNELS), kernel
   run = jax.jit(
     lambda inputs: {
@@ -112,10 +114,10 @@ def _truths(depthwise):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-@pytest.mark.parametrize("depthwise", [False, True], ids=["dense", "depthwise"])
-def test_both_forms_are_the_convolution_of_lax(x64, depthwise, dtype):
+@pytest.mark.parametrize("filters", [4, 2, 0], ids=["dense", "few filters", "depthwise"])
+def test_both_forms_are_the_convolution_of_lax(x64, filters, dtype):
   """A bfloat16 output is rounded once, after a wide sum; the others round with every term."""
-  hows, inputs, truths = _truths(depthwise)
+  hows, inputs, truths = _truths(filters)
 
   @jax.jit
   def run(inputs):
@@ -134,16 +136,31 @@ def test_both_forms_are_the_convolution_of_lax(x64, depthwise, dtype):
       assert off <= 2 * jnp.finfo(dtype).eps, (name, what)
 
 
-@pytest.mark.parametrize("examples", [64, 40, 37], ids=["halves", "parts of 20", "no parts"])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
-def test_gradients_of_large_batches(x64, examples, strides):
-  rng = np.random.default_rng(1)
-  x, kernel = jnp.asarray(rng.normal(size=(examples, 6, 5, 3))), jnp.ones((3, 3, 3, 4))
+def _close_to_lax(x, kernel, strides):
+  """Output and gradients."""
   how = _settings(strides, "SAME")
   found = _with_gradients(functools.partial(ops.conv, **how, form="cpu"), x, kernel)
   true = _with_gradients(functools.partial(_lax, **how, groups=1), x, kernel)
   for ours, theirs in zip(found, true, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13 * abs(theirs).max())
+
+
+@pytest.mark.parametrize("examples", [64, 35, 37], ids=["eights", "parts of 7", "no parts"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("filters", [4, 2])
+def test_gradients_of_large_batches(x64, examples, strides, filters):
+  x = jnp.asarray(np.random.default_rng(1).normal(size=(examples, 6, 5, 3)))
+  _close_to_lax(x, jnp.ones((3, 3, 3, filters)), strides)
+
+
+@pytest.mark.parametrize(("examples", "piece"), [(72, 4), (67, 1)])
+def test_large_batches_under_a_stride(x64, examples, piece):
+  """More patches than are written out at once."""
+  x = jnp.asarray(np.random.default_rng(1).normal(size=(examples, 48, 48, 32)))
+  kernel = jnp.ones((5, 5, 32, 2))
+  _close_to_lax(x, kernel, (2, 2))
+  compiled = jax.jit(functools.partial(ops.conv, strides=(2, 2), form="cpu")).lower(x, kernel)
+  assert f"f64[{piece},24,24,2]" in compiled.compile().as_text()
 
 
 @pytest.mark.parametrize("groups", [2, 4])
@@ -204,13 +221,13 @@ def _steps(groups, length, strides=(1, 1)):
 
 
 @pytest.mark.parametrize(
-  ("groups", "side", "size", "convolutions"),
-  [(1, 16, 3, 3), (1, 2, 3, 3), (1, 4, 5, 3), (8, 16, 3, 0)],
-  ids=["dense", "dense, kernel larger than the map", "dense 5x5 on 4x4", "depthwise"],
+  ("groups", "side", "size", "filters", "convolutions"),
+  [(1, 16, 3, 8, 3), (1, 2, 3, 8, 3), (1, 4, 5, 8, 3), (1, 16, 3, 4, 3), (8, 16, 3, 8, 0)],
+  ids=["dense", "kernel larger than the map", "5x5 on 4x4", "few filters", "depthwise"],
 )
-def test_loops_hold_only_the_fast_layout(groups, side, size, convolutions):
+def test_loops_hold_only_the_fast_layout(groups, side, size, filters, convolutions):
   """What the slow loops come from: a convolution whose dimensions are permuted inside a loop."""
-  x, kernel = jnp.ones((4, side, side, 8)), jnp.ones((size, size, 8 // groups, 8))
+  x, kernel = jnp.ones((4, side, side, 8)), jnp.ones((size, size, 8 // groups, filters))
   compiled = jax.jit(_steps(groups, 2)).lower(x, kernel).compile().as_text()
   lines = [line for line in compiled.splitlines() if " convolution(" in line]
   assert len(lines) == convolutions

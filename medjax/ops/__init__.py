@@ -9,13 +9,17 @@ GPU and for export. `cpu` goes around what XLA's CPU compiler does badly:
 * Towards the input of a strided convolution every product of a pixel and a kernel gets a place in
   memory before it is added up. The `cpu` form computes pixels that meet the same taps together.
 * The gradient towards a kernel reads one place of a map in all examples on end, for which those of
-  large batches lie too far apart. The `cpu` form adds it up over parts of a batch.
+  large batches lie too far apart. The `cpu` form adds it up over parts of a batch. Where filters
+  are few, it convolves the output's gradient with the map instead of the map with it.
+* Under a stride all patches of a map are written out, more than caches hold where a batch is large.
+  The `cpu` form takes a few examples at a time.
 * A convolution whose kernel has more positions than its map swaps the two, which no fast kernel
   knows. The `cpu` form pads the map beforehand.
 * A depthwise convolution runs channel by channel. The `cpu` form shifts, multiplies and adds.
 * Rows and columns of a kernel that only ever meet padding are left out: on a map of 2x2 a 7x7
   kernel is one of 3x3.
-* A 1x1 convolution is a matrix product and is written as one.
+* A 1x1 convolution is a matrix product and is written as one, its kernel's gradient so that the
+  smaller of the two maps is the one that is transposed.
 
 Which form runs is an argument, never a guess from the machine: the same program can be exported.
 All arrays are NHWC, all kernels HWIO.

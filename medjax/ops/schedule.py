@@ -35,3 +35,9 @@ def in_parts(compute: Callable, size: int, *arrays: jax.Array) -> jax.Array:
     return sums + compute(*part), None
 
   return lax.scan(add, jnp.zeros(like.shape, wide), parts)[0].astype(like.dtype)
+
+
+def mapped(compute: Callable, size: int, x: jax.Array) -> jax.Array:
+  """`compute` of so many examples at a time."""
+  parts = lax.map(compute, x.reshape(-1, size, *x.shape[1:]))
+  return parts.reshape(len(x), *parts.shape[2:])
