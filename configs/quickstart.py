@@ -6,11 +6,11 @@ A narrow Gray-MedNet learns by SimCLR from unlabelled phantoms, is fine-tuned on
 labelled ones with a rare class, and is trained on the same from scratch; both are scored on one
 test part, with a paired interval over patients.
 
-On two CPU cores with nothing compiled before: 2 min 3 s, 2 min 9 s and 2 min 26 s, after a minute
-for the environment. Macro F1 is 0.477 (0.363 to 0.610) after pretraining and 0.322 (0.226 to 0.438)
-from scratch, difference +0.155 (+0.059 to +0.250). So few patients and steps bear no more than
-that: at commits before, with other rounding, the difference was +0.254 and +0.105 (-0.041 to
-+0.252).
+On two CPU cores with nothing compiled before: 1 min 35 s, twice, and 1 min 36 s, after a minute for
+the environment. Macro F1 is 0.336 (0.219 to 0.460) after pretraining and 0.429 (0.284 to 0.571)
+from scratch, difference -0.093 (-0.242 to +0.054); with --config.seed=1 to 4 the difference is
+-0.107 (-0.262 to +0.067), +0.177 (+0.007 to +0.333), +0.170 (+0.024 to +0.320) and +0.119 (+0.006
+to +0.244). So few patients and steps bear no more than that.
 """
 
 from ml_collections import ConfigDict
