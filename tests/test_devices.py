@@ -245,8 +245,11 @@ def test_a_step_gathers_nothing_and_reduces_little(make):
   ids=["quadsnet", "grouped"],
 )
 def test_each_of_eight_devices_does_an_eighth(make):
-  """Per device: 3 images on one of eight do what 3 do alone, and an eighth of what 24 do."""
+  """Per device: 2 images on one of eight do what 2 do alone, and an eighth of what 16 do.
+
+  Of more than 16, kernel gradients are made in a loop, of which XLA counts one turn.
+  """
   flops = lambda *how: _compiled(make(), *how).cost_analysis()["flops"]  # noqa: E731
   update = flops(1, 1) - (flops(1, 2) - flops(1, 1))  # of the optimiser, whatever the batch
-  eighth = (flops(1, 24) - update) / 8
-  assert flops(8, 3) - update == pytest.approx(eighth, rel=0.05)
+  eighth = (flops(1, 16) - update) / 8
+  assert flops(8, 2) - update == pytest.approx(eighth, rel=0.05)

@@ -2,12 +2,12 @@
 
   ./tests/peers/run.sh loader.py
 
-is `bench.py --rows loader`. On CPU: uint8 images of 224 pixels, grey, in batches of 32, shuffled,
-decoded before. Every side is a process of its own and has the same images: the peers in memory, as
-tensors or as an array that Grain's pipeline takes one by one, with no workers and with two, of
-which the better counts; medjax resident on the device, split, in chunks, and streamed from memory,
-from a mapped file and from a prepared collection, whose images are kept once read, or read from its
-records in every epoch. A side's batch is there when it lies whole in memory
+is `bench.py --rows loader`. On CPU: uint8 images of 224 pixels, grey and then in colour, in batches
+of 32, shuffled, decoded before. Every side is a process of its own and has the same images: the
+peers in memory, as tensors or as an array that Grain's pipeline takes one by one, with no workers
+and with two, of which the better counts; medjax resident on the device, split, in chunks, and
+streamed from memory, from a mapped file and from a prepared collection, whose images are kept once
+read, or read from its records in every epoch. A side's batch is there when it lies whole in memory
 that a training step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device.
 A feed that holds its images there writes every batch to a buffer there, as the compiled step does.
 What a side has read ahead when a round begins is used up before the clock starts.
@@ -36,6 +36,7 @@ import rounds
 from medjax.bench import options as options_lib
 
 IMAGES, SIDE, BATCH, PER_DISPATCH = 2048, 224, 32, 8
+CHANNELS = {"grey": 1, "colour": 3}
 AHEAD = 24  # batches, at least what any side has read ahead when a round begins
 STEPS, QUICK_STEPS, FILE_STEPS = 512, 128, 64  # batches of every side in a round
 SIDES = (
@@ -60,18 +61,24 @@ Look = Callable[[int], Iterator[np.ndarray]]  # the same, to look at them
 
 def measure(asked: options_lib.Asked) -> Iterator[list[results.Measured]]:
   """Decoded images, then files."""
+  for kind in CHANNELS:
+    with tempfile.TemporaryDirectory() as folder:
+      yield _of_images(asked, kind, pathlib.Path(folder))
+  with tempfile.TemporaryDirectory() as folder:
+    yield _of_files(asked, pathlib.Path(folder))
+
+
+def _of_images(asked: options_lib.Asked, kind: str, folder: pathlib.Path) -> list[results.Measured]:
+  """Of decoded images, fed from where each library has them."""
   steps = asked.steps or (QUICK_STEPS if asked.quick else STEPS)
+  images = write(folder, CHANNELS[kind])
+  options = dict(steps=steps, folder=str(folder))
   with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    images = write(pathlib.Path(folder), channels=1)
-    options = dict(steps=steps, folder=folder)
     sides = [rounds.start(stack, "loader", *pair, options) for pair in SIDES]
     if {side.about["sum"] for side in sides} != {2 * int(images.sum(dtype=np.int64))}:
       raise rounds.Failed(f"not every image came twice: {[(s.name, s.about) for s in sides]}")
     rounds.alternate(sides, asked.rounds, steps)
-  yield results.of_sides("loader", f"decoded_{SIDE}px", sides, WANTED, "seconds a batch")
-  with tempfile.TemporaryDirectory() as folder:
-    yield _of_files(asked, pathlib.Path(folder))
+  return results.of_sides("loader", f"{kind}_{SIDE}px", sides, WANTED, "seconds a batch")
 
 
 def _of_files(asked: options_lib.Asked, folder: pathlib.Path) -> list[results.Measured]:
