@@ -15,7 +15,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SMALL = 2**20  # values of a batch of maps; the kernel gradients of larger ones are made otherwise
 _WHOLE = 16  # examples; the kernel gradients of larger batches are made of parts
 _TOGETHER = range(8, 3, -1)  # examples of a part, most first
-_PATCHES = range(2**21, 2**24)  # values: of a piece at most, of a batch that is left whole at most
+_PATCHES = 2**24  # values; strided maps with more patches in a batch are taken by pieces
+_PIECE = 2**21  # values of patches in a piece
 _FEW = 32  # channels or filters; with fewer, parts of the processor's vectors stay empty
 
 
@@ -86,10 +87,10 @@ def _in_pieces(x: jax.Array, kernel: jax.Array, geometry: walk.Geometry) -> jax.
   """`_unswapped`, of few examples at a time where a stride lets XLA write out all patches."""
   pixels = math.prod(x.shape[1:3]) // math.prod(geometry.strides)
   patches = pixels * math.prod(kernel.shape[:3])
-  small = kernel.shape[2] < _FEW or len(x) * patches <= _PATCHES.stop
+  small = kernel.shape[2] < _FEW or len(x) * patches <= _PATCHES
   if small or geometry.strides == (1, 1):
     return _unswapped(x, kernel, geometry)
-  size = next(n for n in range(max(1, _PATCHES.start // patches), 0, -1) if len(x) % n == 0)
+  size = next(n for n in range(max(1, _PIECE // patches), 0, -1) if len(x) % n == 0)
   return schedule.mapped(lambda piece: _unswapped(piece, kernel, geometry), size, x)
 
 
@@ -99,7 +100,7 @@ def _windowed(x: jax.Array, kernel: jax.Array, geometry: walk.Geometry) -> jax.A
 
 
 def _forward(x, kernel, geometry):
-  return _in_pieces(x, kernel, geometry), (x, kernel)
+  return _windowed(x, kernel, geometry), (x, kernel)
 
 
 def _backward(geometry, saved, g):
