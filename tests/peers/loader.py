@@ -35,12 +35,14 @@ import rounds
 
 from medjax.bench import options as options_lib
 
-IMAGES, SIDE, BATCH, PER_DISPATCH = 2048, 224, 32, 8
+IMAGES, SIDE, BATCH = 2048, 224, 32
+PER_DISPATCH, PER_LONG_DISPATCH = 8, 32  # steps that a feed of medjax gives at once
 CHANNELS = {"grey": 1, "colour": 3}
-AHEAD = 24  # batches, at least what any side has read ahead when a round begins
-STEPS, QUICK_STEPS, FILE_STEPS = 512, 128, 64  # batches of every side in a round
+AHEAD = 32  # batches, at least what any side has read ahead when a round begins
+STEPS, QUICK_STEPS, FILE_STEPS = 2048, 512, 64  # batches of every side in a round
 SIDES = (
   ("medjax", "resident"),
+  ("medjax", "resident, long dispatches"),
   ("medjax", "split"),
   ("medjax", "chunked"),
   ("medjax", "streamed, memory"),
@@ -151,6 +153,7 @@ def of_medjax(variant: str, images: np.ndarray, folder: pathlib.Path) -> tuple[S
     "train", ids, ids, labels, images.__getitem__, None if read else images, fetch_many=read
   )
   mesh, kind = mesh_lib.make(), variant.partition(",")[0]
+  per_dispatch = PER_LONG_DISPATCH if "long" in variant else PER_DISPATCH
   cfg = settings.Feeding(memory_gb=0.0 if "anew" in variant else 8.0)
   if kind == "chunked":
     cfg = settings.Feeding(block=64, window=8)
@@ -165,8 +168,8 @@ def of_medjax(variant: str, images: np.ndarray, folder: pathlib.Path) -> tuple[S
 
   def take(count: int) -> None:
     nonlocal buffer
-    for _ in range(count // PER_DISPATCH):
-      ticket = feed.next(PER_DISPATCH)
+    for _ in range(count // per_dispatch):
+      ticket = feed.next(per_dispatch)
       if kind == "streamed":
         jax.block_until_ready(ticket)
       else:
@@ -175,8 +178,8 @@ def of_medjax(variant: str, images: np.ndarray, folder: pathlib.Path) -> tuple[S
 
   def look(count: int) -> Iterator[np.ndarray]:
     taken = jax.jit(lambda resident, tickets: lax.map(lambda t: feed.take(resident, t), tickets))
-    for _ in range(count // PER_DISPATCH):
-      ticket = feed.next(PER_DISPATCH)
+    for _ in range(count // per_dispatch):
+      ticket = feed.next(per_dispatch)
       yield from np.asarray(taken(feed.resident, ticket)["image"])
 
   return take, look

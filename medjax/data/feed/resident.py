@@ -15,6 +15,7 @@ from medjax.data.feed import fetching, memory, tickets
 from medjax.data.feed import order as order_lib
 
 PLACE = "place"  # [b] int32, of an image in the table of its device; of tickets, not of batches
+_AHEAD = 8  # tickets drawn together: what one costs is mostly what all of them cost together
 
 
 class Resident:
@@ -25,6 +26,7 @@ class Resident:
   def __init__(self, part: catalogue.Part, plan: tickets.Plan, position: int):
     self.plan, self.position, self.rows = plan, position, plan.rows
     self.pool = memory.Pool()
+    self._ahead: dict[range, tickets.Ticket] = {}
     self.resident: contract.Tree = self.load(part)
 
   def __len__(self) -> int:
@@ -43,10 +45,19 @@ class Resident:
     return self.plan.batches(steps)
 
   def next(self, k: int) -> tickets.Ticket:
-    """Puts the rows of the next k steps on the mesh."""
+    """The rows of the next k steps, on the mesh."""
     steps = self.plan.steps_from(self.position, k)
     self.position = steps.stop
-    return self.plan.put(self.batches(steps))
+    if steps not in self._ahead:
+      self._ahead = self._drawn(steps)
+    return self._ahead.pop(steps)
+
+  def _drawn(self, steps: range) -> dict[range, tickets.Ticket]:
+    """The tickets of some steps and of those that follow, by their steps."""
+    k, first = len(steps), steps.start
+    every = range(first, first + _AHEAD * k)
+    each = [range(start, start + k) for start in every[::k]]
+    return dict(zip(each, self.plan.put(self.batches(every), k), strict=True))
 
   def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a ticket of k steps looks like."""

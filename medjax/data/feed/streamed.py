@@ -68,7 +68,7 @@ class Streamed:
       self._ahead = _Ahead(self, steps, self._threads)
     ticket = next(self._ahead)
     self._position = steps.stop
-    return self._plan.put(ticket)
+    return self._plan.put(ticket, k)[0]
 
   def like(self, k: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a ticket of k steps looks like."""

@@ -16,6 +16,7 @@ from medjax.data.feed import order as order_lib
 
 Ticket = dict[str, jax.Array]  # K steps: each array is [K, B', ...], cut over the devices along B'
 Arrays = dict[str, np.ndarray]
+_STAY = (contract.SLOT, contract.MASK)  # are on the mesh already: alike in all but a last batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +72,14 @@ class Plan:
       )
     return range(position, position + k)
 
-  def put(self, batches: Arrays) -> Ticket:
-    """Puts this process's slots of K batches, [K, b, ...], on the mesh.
-
-    Slots and masks, the same in all batches but a last one, stay there.
-    """
-    there = {name: self._put_once(name, batches[name]) for name in (contract.SLOT, contract.MASK)}
-    others = {name: value for name, value in batches.items() if name not in there}
-    return {**mesh_lib.put_own(self.mesh, others, mesh_lib.cut(1)), **there}
+  def put(self, batches: Arrays, k: int) -> list[Ticket]:
+    """Puts this process's slots of some batches, [n k, b, ...], on the mesh as n tickets."""
+    starts = range(0, len(batches[contract.INDEX]), k)
+    drawn = [{name: a[i : i + k] for name, a in batches.items()} for i in starts]
+    there = [{name: self._put_once(name, one[name]) for name in _STAY} for one in drawn]
+    others = [{name: a for name, a in one.items() if name not in _STAY} for one in drawn]
+    put = mesh_lib.put_own(self.mesh, others, mesh_lib.cut(1))
+    return [{**some, **rest} for some, rest in zip(put, there, strict=True)]
 
   def _put_once(self, name: str, value: np.ndarray) -> jax.Array:
     if name not in self._there or not np.array_equal(self._there[name][0], value):
