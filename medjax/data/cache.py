@@ -207,7 +207,8 @@ def _look(rows: catalogue_lib.Catalogue, row: int, cfg: settings.Data) -> _Look:
     nothing = np.zeros(0)
     return _Look(nothing, nothing, "", str(error))
   pixels = np.ascontiguousarray(pixels)
-  return _Look(pixels, _moments(pixels[None])[0], _digest(pixels), "")
+  moments = _moments(pixels[None])[0]
+  return _Look(pixels, moments, _digest(pixels, moments), "")
 
 
 def _moments(pixels: np.ndarray) -> np.ndarray:
@@ -217,8 +218,10 @@ def _moments(pixels: np.ndarray) -> np.ndarray:
   return np.stack([sums, squares], 1)
 
 
-def _digest(pixels: np.ndarray) -> str:
-  """Of the pixels; nothing of a flat image."""
-  if pixels.std() < duplicates.FLAT * np.iinfo(pixels.dtype).max / 255:
+def _digest(pixels: np.ndarray, moments: np.ndarray) -> str:
+  """Of the pixels, whose moments [2, C] are known; nothing of a flat image."""
+  first, second = moments.sum(1).tolist()  # Python's integers: no overflow below
+  deviation = (pixels.size * second - first**2) ** 0.5 / pixels.size
+  if deviation < duplicates.FLAT * np.iinfo(pixels.dtype).max / 255:
     return ""
   return hashlib.sha256(pixels.data).hexdigest()

@@ -21,7 +21,7 @@ Frame = frame.Frame
 Unreadable = frame.Unreadable
 keyed = frame.keyed
 to_8_bit = fitting.to_8_bit
-VERSION = f"2, Pillow {Image.__version__}"  # of the pixels made here: decoded caches carry it
+VERSION = f"3, Pillow {Image.__version__}"  # of the pixels made here: decoded caches carry it
 
 _READING = settings.Reading()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import hmac
 
+import cv2
 import numpy as np
 
 MAX_PIXELS = 2**27  # of one frame, height times width: 11,585 squared; mammograms have 25 million
@@ -56,7 +57,7 @@ class Frame:
   Attributes:
     index: its place among the file's frames or slices, from 0.
     pixels: [H, W, C] uint8 or uint16 at its own size, ready to be looked at: windowed, upright,
-      white is high; C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA).
+      white is high; C is 1 (grey), 2 (grey and alpha), 3 (RGB, not all of it grey) or 4 (RGBA).
     about: what is known of it.
   """
 
@@ -66,16 +67,18 @@ class Frame:
 
 
 def made(index: int, pixels: np.ndarray, about: About, steps: Sequence[str] = ()) -> Frame:
-  """A frame whose size and colour are told by its pixels; `steps` follow those of `about`."""
+  """A frame whose size and colour are told by its pixels; `steps` follow those of `about`.
+
+  Grey pixels that are stored as RGB become one channel: what comes after takes a third of the work,
+  and treats them as any other grey ones.
+  """
   height, width, channels = pixels.shape
+  colour = channels > 2 and not is_grey(pixels)
   told = dataclasses.replace(
-    about,
-    height=height,
-    width=width,
-    colour=channels > 2 and not is_grey(pixels),
-    steps=(*about.steps, *steps),
+    about, height=height, width=width, colour=colour, steps=(*about.steps, *steps)
   )
-  return Frame(index, pixels, told)
+  stored_as_rgb = channels == 3 and not colour
+  return Frame(index, np.ascontiguousarray(pixels[..., :1]) if stored_as_rgb else pixels, told)
 
 
 def is_grey(pixels: np.ndarray) -> bool:
@@ -85,7 +88,7 @@ def is_grey(pixels: np.ndarray) -> bool:
 
 
 def _is_grey(pixels: np.ndarray) -> bool:
-  red, green, blue = (pixels[..., channel] for channel in range(3))
+  red, green, blue, *_ = cv2.split(np.ascontiguousarray(pixels))
   return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
