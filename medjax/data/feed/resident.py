@@ -15,7 +15,7 @@ from medjax.data.feed import fetching, memory, tickets
 from medjax.data.feed import order as order_lib
 
 PLACE = "place"  # [b] int32, of an image in the table of its device; of tickets, not of batches
-_AHEAD = 8  # tickets drawn together: what one costs is mostly what all of them cost together
+_AHEAD = 8  # tickets drawn together: much of a draw is Python that runs once for all of them
 
 
 class Resident:
@@ -69,7 +69,7 @@ class Resident:
 
   def close(self) -> None:
     """Lets go of the pixels."""
-    self.resident = {}
+    self.resident, self._ahead = {}, {}
 
 
 class Split(Resident):
