@@ -2,31 +2,17 @@
 
 import dataclasses
 
+import noisy
 import numpy as np
 import pytest
 
-from medjax import contract, metrics, settings
+from medjax import metrics, settings
 from medjax.chapters import appendix
 from medjax.metrics import prevalence
 
 
-def _table(n=60, k=3, groups=15, decimals=1) -> contract.Predictions:
-  """A noisy classifier."""
-  rng = np.random.default_rng(0)
-  labels = rng.integers(k, size=n)
-  z = rng.normal(size=(n, k)) + np.eye(k)[labels]
-  return contract.Predictions(
-    ids=np.arange(n).astype(str),
-    groups=rng.integers(groups, size=n).astype(str),
-    split="test",
-    labels=labels,
-    scores=np.round(np.exp(z) / np.exp(z).sum(1, keepdims=True), decimals),
-    classes=tuple(f"class{i}" for i in range(k)),
-  )
-
-
 def test_predictive_values_at_another_prevalence_follow_from_bayes():
-  table = _table(n=400, k=2, decimals=6, groups=400)
+  table = noisy.table(n=400, k=2, decimals=6, groups=400)
   sens, spec = (metrics.summary(table)[name] for name in ("sensitivity", "specificity"))
   for share in (0.01, 0.1, 0.6):
     found = prevalence.intervals(table, (1 - share, share), 60, seed=1)
@@ -41,7 +27,7 @@ def test_predictive_values_at_another_prevalence_follow_from_bayes():
 
 
 def test_prevalences_of_several_classes_an_image_are_one_by_one():
-  table = _table(n=200, k=3, decimals=6)
+  table = noisy.table(n=200, k=3, decimals=6)
   table = dataclasses.replace(table, labels=np.eye(3, dtype=np.float32)[table.labels])
   found = prevalence.intervals(table, (0.2, 0.5, 0.9), 5, seed=1)
   each = metrics.by_class(table, 5, seed=1)
@@ -52,7 +38,7 @@ def test_prevalences_of_several_classes_an_image_are_one_by_one():
 
 
 def test_shares_that_are_none_are_refused():
-  table = _table(k=2)
+  table = noisy.table(k=2)
   for shares in ((0.5, 0.6), (1.5, -0.5), (0.2, 0.3, 0.5), (1.0,)):
     with pytest.raises(ValueError, match=r"of 2 classes: give each one .* which add up to 1"):
       prevalence.intervals(table, shares, 5, seed=0)
@@ -63,7 +49,7 @@ def test_shares_that_are_none_are_refused():
 
 
 def test_of_many_classes_each_image_counts_by_the_share_of_its_class():
-  table, shares = _table(n=300, k=3, decimals=6), np.array((0.7, 0.25, 0.05))
+  table, shares = noisy.table(n=300, k=3, decimals=6), np.array((0.7, 0.25, 0.05))
   counted = (shares / np.bincount(table.labels))[table.labels]
   found = prevalence.intervals(table, shares, 5, seed=0)
   for c in range(3):
@@ -74,7 +60,7 @@ def test_of_many_classes_each_image_counts_by_the_share_of_its_class():
 
 
 def test_a_stated_prevalence_is_a_table_of_the_report(tmp_path):
-  table = _table(n=200, k=2, decimals=6)
+  table = noisy.table(n=200, k=2, decimals=6)
   stated = settings.Eval(prevalence=(0.9, 0.1), bootstrap=50)
   (shown,) = appendix.tables(stated, {"test": table, "val": table}, tmp_path, seed=0)
   expected = prevalence.intervals(table, (0.9, 0.1), 50, seed=0)

@@ -1,32 +1,19 @@
-import concurrent.futures
+"""Parts made of a set: what is in which, what is refused, and what stands in the notes."""
+
 import csv
 import dataclasses
-import errno
 import os
 import pathlib
-import threading
 import zipfile
 
 import jax
 import numpy as np
 from PIL import Image
 import pytest
+import trees_of_files
 
 from medjax import contract, data, settings
-from medjax.data import cache, collection, feed, readers
-
-
-def _tree(root, per_class=12, classes=("a", "b"), size=10, channels=3):
-  """Class folders of random images; returns the pixels by id."""
-  rng = np.random.default_rng(0)
-  pixels = {}
-  for name in classes:
-    (root / name).mkdir(parents=True)
-    for i in range(per_class):
-      shape = (size, size, channels) if channels == 3 else (size, size)
-      pixels[f"{name}/{i:03}.png"] = rng.integers(0, 256, shape, dtype=np.uint8)
-      Image.fromarray(pixels[f"{name}/{i:03}.png"]).save(root / name / f"{i:03}.png")
-  return pixels
+from medjax.data import feed, readers
 
 
 @pytest.fixture
@@ -36,12 +23,8 @@ def cfg(tmp_path):
   )
 
 
-def _entries(cfg):
-  return sorted(p.name for p in pathlib.Path(cfg.cache).iterdir())
-
-
 def test_every_image_is_in_one_part_with_its_pixels(cfg):
-  pixels = _tree(pathlib.Path(cfg.root))
+  pixels = trees_of_files.classes(pathlib.Path(cfg.root))
   made = data.make(cfg)
   assert sorted(name for part in made.parts.values() for name in part.ids) == sorted(pixels)
   for name, part in made.parts.items():
@@ -58,7 +41,7 @@ def test_every_image_is_in_one_part_with_its_pixels(cfg):
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_info_describes_the_training_part(cfg, feed, channels):
-  _tree(pathlib.Path(cfg.root), size=17)
+  trees_of_files.classes(pathlib.Path(cfg.root), size=17)
   made = data.make(dataclasses.replace(cfg, feed=feed, channels=channels))
   train = made.parts["train"]
   pixels = np.stack([train.fetch(row) for row in range(len(train))]) / 255
@@ -80,7 +63,7 @@ def test_flat_images_have_no_deviation(cfg):
 
 
 def test_feed_is_chosen_by_size(cfg):
-  _tree(pathlib.Path(cfg.root))
+  trees_of_files.classes(pathlib.Path(cfg.root))
   gigabytes = 24 * 10 * 10 * 3 / 1e9
   within = data.make(dataclasses.replace(cfg, resident_gb=gigabytes))
   assert within.feed == "resident"
@@ -89,184 +72,11 @@ def test_feed_is_chosen_by_size(cfg):
   assert beyond.feed == "streamed"
   assert any(note.startswith("feed: streamed, since") for note in beyond.notes)
   assert all(part.images is None for part in beyond.parts.values())
-  assert len(_entries(cfg)) == 1  # both read one collection
-
-
-class TestCache:
-  def test_a_second_run_decodes_nothing(self, cfg, monkeypatch):
-    _tree(pathlib.Path(cfg.root))
-    first = data.make(cfg)
-    monkeypatch.setattr(readers, "read", lambda *_: pytest.fail("decoded again"))
-    second = data.make(cfg)
-    for name, part in first.parts.items():
-      np.testing.assert_array_equal(part.images, second.parts[name].images)
-    assert first.info == second.info
-    assert len(_entries(cfg)) == 1
-
-  def test_an_entry_is_a_prepared_collection(self, cfg):
-    pixels = _tree(pathlib.Path(cfg.root))
-    data.make(cfg)
-    found = collection.open(pathlib.Path(cfg.cache, *_entries(cfg)))
-    assert found.table["id"].to_pylist() == sorted(pixels)
-    np.testing.assert_array_equal(
-      found.read(np.arange(24)), [pixels[name] for name in sorted(pixels)]
-    )
-
-  def test_content_size_and_channels_make_an_entry(self, cfg):
-    pixels = _tree(pathlib.Path(cfg.root))
-    data.make(cfg)
-    data.make(dataclasses.replace(cfg, image_size=8))
-    data.make(dataclasses.replace(cfg, channels=1))
-    assert len(_entries(cfg)) == 3
-    changed = 255 - pixels["a/000.png"]
-    Image.fromarray(changed).save(pathlib.Path(cfg.root) / "a/000.png")
-    made = data.make(cfg)
-    (found,) = [
-      p.images[list(p.ids).index("a/000.png")] for p in made.parts.values() if "a/000.png" in p.ids
-    ]
-    np.testing.assert_array_equal(found, changed)
-    assert len(_entries(cfg)) == 4
-
-  def test_the_split_is_no_part_of_it(self, cfg):
-    _tree(pathlib.Path(cfg.root))
-    data.make(cfg)
-    data.make(dataclasses.replace(cfg, split=settings.Split(mode="grouped", seed=1)))
-    assert len(_entries(cfg)) == 1
-
-  def test_two_runs_at_once(self, cfg):
-    _tree(pathlib.Path(cfg.root))
-    rows = data.DATASETS[settings.ImageFolder](cfg)
-    both = threading.Barrier(2, timeout=30)
-
-    def read(row):
-      if row == 5:
-        both.wait()  # each run is in the middle of its decoding
-      return rows.read(row)
-
-    together = dataclasses.replace(rows, read=read)
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-      runs = [pool.submit(cache.load, together, cfg) for _ in range(2)]
-      one, other = [run.result() for run in runs]
-    every = np.arange(24)
-    np.testing.assert_array_equal(one.read(every), other.read(every))
-    np.testing.assert_array_equal(
-      one.read(every), [readers.read(rows.read(i), 10, 3) for i in range(24)]
-    )
-    assert len(_entries(cfg)) == 1
-
-  def test_a_killed_run_leaves_no_entry(self, cfg, monkeypatch):
-    _tree(pathlib.Path(cfg.root))
-    with monkeypatch.context() as patch:
-      patch.setattr(np, "save", _full)  # after the pixels, before the rest
-      with pytest.raises(OSError, match=r"No space left.*--config\.data\.cache=FOLDER"):
-        data.make(cfg)
-    assert _entries(cfg) == []
-    assert data.make(cfg).info.train_size == 18
-
-  def test_unwritable_cache(self, cfg, tmp_path):
-    _tree(pathlib.Path(cfg.root))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot keep decoded images in .*Not a directory"):
-      data.make(dataclasses.replace(cfg, cache=str(tmp_path / "file" / "cache")))
-
-
-def _full(*_):
-  raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-class TestUnreadable:
-  @pytest.fixture
-  def damaged(self, cfg):
-    _tree(pathlib.Path(cfg.root), per_class=30)
-    root = pathlib.Path(cfg.root)
-    (root / "a/zero.png").write_bytes(b"")
-    (root / "b/half.png").write_bytes((root / "b/001.png").read_bytes()[:100])
-    (root / "b/text.jpg").write_text("no picture\n" * 30)
-    return dataclasses.replace(cfg, max_unreadable=0.1)
-
-  @pytest.mark.parametrize("feed", ["resident", "streamed"])
-  def test_they_are_listed_and_left_out(self, damaged, tmp_path, feed):
-    listing = tmp_path / "quarantine.tsv"
-    for _ in range(2):  # decoded, then from the cache
-      made = data.make(dataclasses.replace(damaged, feed=feed), listing)
-      with listing.open(newline="") as stream:
-        rows = list(csv.reader(stream, delimiter="\t"))
-      assert rows[0] == ["id", "reason"]
-      assert [tuple(row) for row in rows[1:]] == list(made.quarantined)
-      reasons = dict(made.quarantined)
-      assert sorted(reasons) == ["a/zero.png", "b/half.png", "b/text.jpg"]
-      assert "0 bytes" in reasons["a/zero.png"]
-      assert reasons["b/half.png"].startswith("damaged")
-      assert "no PNG" in reasons["b/text.jpg"]
-      left = [name for part in made.parts.values() for name in part.ids]
-      assert len(left) == 60
-      assert not set(left) & set(reasons)
-      assert "3 unreadable files are left out" in made.notes
-
-  def test_statistics_leave_them_out(self, damaged):
-    made = data.make(damaged)
-    np.testing.assert_allclose(
-      made.info.mean, made.parts["train"].images.mean((0, 1, 2)) / 255, rtol=1e-12
-    )
-
-  def test_too_many_stop_the_run(self, damaged, tmp_path):
-    listing = tmp_path / "quarantine.tsv"
-    with pytest.raises(ValueError, match=r"3 of 63 images cannot be read") as caught:
-      data.make(dataclasses.replace(damaged, max_unreadable=0.04), listing)
-    text = str(caught.value)
-    assert "a/zero.png: empty file (0 bytes)" in text
-    assert str(listing) in text
-    assert "--config.data.max_unreadable=0.048" in text  # 3 / 63, rounded up
-    assert len(listing.read_text().splitlines()) == 4
-    assert data.make(dataclasses.replace(damaged, max_unreadable=0.048)).quarantined
-
-  def test_other_images_stay_in_their_parts(self, damaged):
-    before = data.make(damaged)
-    for name in ("a/zero.png", "b/half.png", "b/text.jpg"):
-      Image.new("L", (5, 5)).save(pathlib.Path(damaged.root) / name, "PNG")
-    after = data.make(damaged)
-    assert not after.quarantined
-    for name, part in before.parts.items():
-      assert set(part.ids) <= set(after.parts[name].ids)
-
-  def test_a_mended_set_removes_the_list(self, damaged, tmp_path):
-    listing = tmp_path / "quarantine.tsv"
-    data.make(damaged, listing)
-    for name in ("a/zero.png", "b/half.png", "b/text.jpg"):
-      (pathlib.Path(damaged.root) / name).unlink()
-    data.make(damaged, listing)
-    assert not listing.exists()
-
-  def test_a_disk_that_recovers_is_asked_again(self, cfg):
-    """What failed for the disk's sake keeps size and time of change."""
-    _tree(pathlib.Path(cfg.root), per_class=4)
-    rows = data.DATASETS[settings.ImageFolder](cfg)
-    ill = True
-
-    def read(row):
-      if ill and row == 2:
-        raise OSError(errno.EIO, "Input/output error")
-      return rows.read(row)
-
-    flaky = dataclasses.replace(rows, read=read)
-    assert list(cache.load(flaky, cfg).unreadable) == [2]
-    assert list(cache.load(flaky, cfg).unreadable) == [2]
-    ill = False
-    healed = cache.load(flaky, cfg)
-    assert not healed.unreadable
-    np.testing.assert_array_equal(healed.read(np.array([2]))[0], readers.read(rows.read(2), 10, 3))
-
-  def test_a_class_that_is_all_unreadable(self, cfg):
-    root = pathlib.Path(cfg.root)
-    _tree(root)
-    for file in (root / "b").iterdir():
-      file.write_bytes(b"")
-    with pytest.raises(ValueError, match="class 'b' has no image in train"):
-      data.make(dataclasses.replace(cfg, max_unreadable=1.0))
+  assert len(os.listdir(cfg.cache)) == 1  # both read one collection
 
 
 def test_mistakes_in_the_split_cost_no_decoding(cfg, monkeypatch):
-  _tree(pathlib.Path(cfg.root), per_class=2)
+  trees_of_files.classes(pathlib.Path(cfg.root), per_class=2)
   monkeypatch.setattr(readers, "read", lambda *_: pytest.fail("decoded"))
   with pytest.raises(ValueError, match="class 'a' has no image in"):
     data.make(cfg)
@@ -275,7 +85,7 @@ def test_mistakes_in_the_split_cost_no_decoding(cfg, monkeypatch):
 def test_a_group_in_two_parts_stops_the_run(cfg):
   root = pathlib.Path(cfg.root)
   for part in ("train", "test"):
-    _tree(root / part)
+    trees_of_files.classes(root / part)
   with pytest.raises(
     ValueError, match=r"12 groups stand in more than one part.*000 \(train, test\)"
   ):
@@ -290,7 +100,7 @@ def test_more_frames_than_one_a_file_are_refused(cfg):
 
 def test_16_bit_files_are_scaled(cfg):
   root = pathlib.Path(cfg.root)
-  _tree(root)
+  trees_of_files.classes(root)
   ramp = np.linspace(0, 65535, 100).astype(np.uint16).reshape(10, 10)
   Image.fromarray(ramp).save(root / "a/deep.png")
   made = data.make(cfg)
@@ -302,7 +112,7 @@ def test_16_bit_files_are_scaled(cfg):
 
 
 def test_zips_are_all_training(tmp_path, cfg):
-  pixels = _tree(tmp_path / "unpacked", channels=1)
+  pixels = trees_of_files.classes(tmp_path / "unpacked", channels=1)
   (tmp_path / "zips").mkdir()
   for source in "ab":
     with zipfile.ZipFile(tmp_path / "zips" / f"{source}.zip", "w") as archive:
@@ -460,9 +270,9 @@ class TestSixteenBits:
     gigabytes = 24 * 100 * 100 / 1e9
     assert data.make(dataclasses.replace(deep, resident_gb=gigabytes)).feed == "streamed"
     assert data.make(dataclasses.replace(deep, resident_gb=2 * gigabytes)).feed == "resident"
-    entries = len(_entries(deep))
+    entries = len(os.listdir(deep.cache))
     data.make(dataclasses.replace(deep, reading=settings.Reading()))
-    assert len(_entries(deep)) == entries + 1
+    assert len(os.listdir(deep.cache)) == entries + 1
 
 
 def _ramp(i):

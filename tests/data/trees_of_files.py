@@ -65,6 +65,21 @@ def mixed_tree(root: pathlib.Path) -> None:
   (root / "loop").symlink_to(root)
 
 
+def classes(
+  root: pathlib.Path, per_class=12, names=("a", "b"), size=10, channels=3
+) -> dict[str, np.ndarray]:
+  """Class folders of random images; the pixels by id."""
+  rng = np.random.default_rng(0)
+  pixels = {}
+  for name in names:
+    (root / name).mkdir(parents=True)
+    for i in range(per_class):
+      shape = (size, size, channels) if channels == 3 else (size, size)
+      pixels[f"{name}/{i:03}.png"] = rng.integers(0, 256, shape, dtype=np.uint8)
+      Image.fromarray(pixels[f"{name}/{i:03}.png"]).save(root / name / f"{i:03}.png")
+  return pixels
+
+
 def many(root: pathlib.Path, count: int) -> None:
   """Small pictures, each its own, in more than one shard."""
   for i in range(count):
