@@ -31,7 +31,7 @@ def words(file: str) -> list[str]:
   """The variants that a config tells of when it is asked for one that it does not have."""
   with pytest.raises(ValueError, match="no variant 'unheard_of'") as refused:
     config.load(f"{file}:unheard_of")
-  return re.findall(r":(\w+)", str(refused.value))
+  return re.findall(r":([\w+]+)", str(refused.value))
 
 
 def parsed(spec: str) -> settings.Config:
@@ -59,6 +59,11 @@ def test_few_arms_are_stages_of_the_whole_bench(where):
   few, whole = (parsed(f"configs/imbalance_bench.py:{where}{end}") for end in ("+few", ""))
   assert set(few.stages) < set(whole.stages) and len(few.stages) == 7 * 3
   assert few.study.baseline in {stage.cell[0] for stage in few.stages}
+
+
+def test_a_smoke_of_few_arms_is_refused_where_a_smoke_has_fewer():
+  with pytest.raises(ValueError, match=r"no variant 'smoke\+few'; it has :\+few, :phantom, "):
+    config.load("configs/imbalance_bench.py:smoke+few")
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file not in STUDIES])
