@@ -23,7 +23,7 @@ def table(n=60, k=3, groups=15, seed=0, decimals=1, classes=None) -> contract.Pr
   )
 
 
-def rows(table: contract.Predictions, rows: np.ndarray) -> contract.Predictions:
+def rows(found: contract.Predictions, which: np.ndarray) -> contract.Predictions:
   """Some rows of a table, or some of them again."""
-  columns = {f: getattr(table, f)[rows] for f in ("ids", "groups", "labels", "scores")}
-  return dataclasses.replace(table, **columns)
+  columns = {f: getattr(found, f)[which] for f in ("ids", "groups", "labels", "scores")}
+  return dataclasses.replace(found, **columns)

@@ -5,12 +5,14 @@
 is `bench.py --rows loader`. On CPU: uint8 images of 224 pixels, grey and then in colour, in batches
 of 32, shuffled, decoded before. Every side is a process of its own and has the same images: the
 peers in memory, as tensors or as an array that Grain's pipeline takes one by one, with no workers
-and with two, of which the better counts; medjax resident on the device, split, in chunks, and
-streamed from memory, from a mapped file and from a prepared collection, whose images are kept once
-read, or read from its records in every epoch. A side's batch is there when it lies whole in memory
-that a training step could read: PyTorch's as a tensor, Grain's as an array, medjax's on the device.
-A feed that holds its images there writes every batch to a buffer there, as the compiled step does.
-What a side has read ahead when a round begins is used up before the clock starts.
+and with two, of which the better counts; medjax resident on the device, at 8 and at 32 steps a
+dispatch, split, in chunks, and streamed from memory, from a mapped file and from a prepared
+collection, whose images are kept once read, or read from its records in every epoch. A side's batch
+is there when it lies whole in memory that a training step could read: PyTorch's as a tensor,
+Grain's as an array, medjax's on the device. A feed that holds its images there writes every batch
+to a buffer there, as the compiled step does. What a side has read ahead when a round begins is used
+up before the clock starts; rows alone, which resident feeds draw for eight dispatches at once, are
+drawn as often within a round as it uses them.
 
 Before that, every side adds up all pixels of two epochs: each image must come exactly twice.
 
